@@ -1,0 +1,172 @@
+"""Peak memory that the gradient engine adds to a plain LoRA training step of the same batch, on the CPU.
+
+    python benchmarks/memory.py [MODEL_FOLDER] [--rows 4 16 64] [--tokens 256] [--rank 128] [--dim 8192]
+
+Bytes are those of torch's CPU allocator, replayed from the profiler's allocation events: live bytes above what was
+live before the step. Plain: the losses' sum backward to the LoRA weights, no dropout, no optimizer. Engine: what
+the features stage does with a batch, with the checkpoint's moments and a shard's features allocated on top. The
+bound: 3 blocks [B, largest LoRA matrix] + both moments + one shard, all float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from gradsift.batching import Batch
+from gradsift.checkpoints import AdamSettings, Moments
+from gradsift.encoding import IGNORED
+from gradsift.gradients import AdamForm, PerExampleGradients, adam_feature, example_losses
+from gradsift.modeling import LoraConfig, ModelConfig, add_lora, load_base_model
+from gradsift.projection import ProjectionConfig, build_projector
+
+SHARD_ROWS = 1024
+MIB = 1 << 20
+FLOAT_BYTES = 4
+NEED_MOMENTS = ("reference", "adamw")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    model: Path | None
+    rank: int
+    dim: int
+    tokens: int
+
+
+def main() -> None:
+    """Print the table."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    options = _options()
+    settings = Settings(options.model, options.rank, options.dim, options.tokens)
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}; MiB above the start")
+    print(f"model {settings.model or 'random'}, r={settings.rank}, K={settings.dim}, {settings.tokens} tokens a row")
+    print(f"{'form':10} {'rows':>5} {'plain':>9} {'engine':>9} {'added':>9} {'bound':>9}  holds")
+    for rows in options.rows:
+        plain = plain_peak(settings, rows)
+        for form in options.forms:
+            print(_line(form, rows, plain, *engine_peak(settings, rows, form)), flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?", help="a Llama's folder; default: random, 12 M parameters")
+    parser.add_argument("--rows", type=int, nargs="+", default=[4, 16, 64])
+    parser.add_argument("--forms", nargs="+", choices=get_args(AdamForm), default=["sgd", "reference", "adamw"])
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--rank", type=int, default=128)
+    parser.add_argument("--dim", type=int, default=8192)
+    return parser.parse_args()
+
+
+def _line(form: str, rows: int, plain: int, engine: int, bound: int) -> str:
+    added = engine - plain
+    sizes = " ".join(f"{size / MIB:9.1f}" for size in (plain, engine, added, bound))
+    return f"{form:10} {rows:5} {sizes}  {'yes' if added <= bound else 'NO'}"
+
+
+def plain_peak(settings: Settings, rows: int) -> int:
+    """Peak bytes of forward and backward to the LoRA weights."""
+    model, batch = _lora_model(settings), _batch(settings, rows)
+
+    def step() -> None:
+        example_losses(model, batch).sum().backward()
+
+    return peak_bytes(step)
+
+
+def engine_peak(settings: Settings, rows: int, form: AdamForm) -> tuple[int, int]:
+    """Peak bytes of the engine's step, and the bound on what it may add."""
+    gradients, batch = PerExampleGradients(_lora_model(settings)), _batch(settings, rows)
+
+    def step() -> None:
+        moments = _moments(gradients.shapes) if form in NEED_MOMENTS else {}
+        features_RK = torch.zeros(SHARD_ROWS, settings.dim)
+        projector = build_projector(ProjectionConfig(dim=settings.dim), gradients.shapes)
+        features_BK = torch.zeros(rows, settings.dim)
+
+        def consume(name: str, gradients_BOI: torch.Tensor) -> None:
+            block_BOI = adam_feature(gradients_BOI, form, moments.get(name), AdamSettings(1, (0.9, 0.999), 1e-8))
+            projector.add(features_BK, block_BOI, name)
+
+        gradients(batch, consume)
+        features_RK[:rows] = features_BK
+
+    return peak_bytes(step), _bound(settings, rows, gradients.shapes)
+
+
+def _bound(settings: Settings, rows: int, shapes: dict[str, tuple[int, ...]]) -> int:
+    sizes = [torch.Size(shape).numel() for shape in shapes.values()]
+    return FLOAT_BYTES * (3 * max(sizes) * rows + 2 * sum(sizes) + SHARD_ROWS * settings.dim)
+
+
+def peak_bytes(step: Callable[[], None]) -> int:
+    """The most bytes that are live at once during the step, above those live before it."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+        step()
+    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return _peak([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())])
+
+
+def _peak(changes: Sequence[int]) -> int:
+    live = peak = 0
+    for change in changes:
+        live += change
+        peak = max(peak, live)
+    return peak
+
+
+def _lora_model(settings: Settings) -> nn.Module:
+    torch.manual_seed(0)
+    base = _loaded(settings.model) if settings.model else _random_llama()
+    return add_lora(base, LoraConfig(r=settings.rank, dropout=0.0)).eval()
+
+
+def _loaded(folder: Path) -> nn.Module:
+    return load_base_model(ModelConfig(name_or_path=str(folder), dtype="float32"), torch.device("cpu"))
+
+
+def _random_llama() -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=4096,
+        hidden_size=384,
+        intermediate_size=1024,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+    )
+    model: nn.Module = LlamaForCausalLM(config)
+    return model
+
+
+def _batch(settings: Settings, rows: int) -> Batch:
+    """Random tokens, the second half of each row supervised."""
+    generator = torch.Generator().manual_seed(0)
+    input_ids_BT = torch.randint(4, 4096, (rows, settings.tokens), generator=generator)
+    labels_BT = input_ids_BT.clone()
+    labels_BT[:, : settings.tokens // 2] = IGNORED
+    return Batch(input_ids_BT, torch.ones_like(input_ids_BT), labels_BT)
+
+
+def _moments(shapes: dict[str, tuple[int, ...]]) -> dict[str, Moments]:
+    return {name: Moments(torch.zeros(shape), torch.zeros(shape)) for name, shape in shapes.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""The command line. Imports of the stages happen inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gradsift.errors import UserError
+
+STAGES = ("encode", "warmup", "features", "score", "select")
+STAGE_HELP = {
+    "encode": "read and encode the pool and the targets",
+    "warmup": "train the LoRA checkpoints that gradients are taken at",
+    "features": "projected gradients of every pool row and target example",
+    "score": "influence of every pool row on every target",
+    "select": "write the best rows, in the schema they came in",
+}
+USER_FAULT, OWN_FAULT = 2, 1
+DISK_FULL_WORDS = ("no space left on device", "os error 28", "disk quota exceeded")
+TORCH_WRITE_FAILED = ("pytorchstreamwriter failed", "file write failed", "unexpected pos")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status: 0 done, 2 the user's input is wrong, 1 anything else."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    _quiet_libraries()
+    try:
+        return int(options.command(options))
+    except UserError as error:
+        return _refuse(options, str(error))
+    except KeyboardInterrupt:
+        return _refuse(options, "stopped; run the same command again to go on", status=130)
+    except Exception as error:
+        if _disk_is_full(error):
+            return _refuse(options, "no space left on the disk: free some and run again; what was finished is kept")
+        if options.debug:
+            raise
+        print(f"gradsift: {type(error).__name__}: {error}\n(a fault of ours: --debug shows where)", file=sys.stderr)
+        return OWN_FAULT
+
+
+def _refuse(options: argparse.Namespace, message: str, status: int = USER_FAULT) -> int:
+    if options.debug and status == USER_FAULT:
+        raise
+    print(f"gradsift: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _disk_is_full(error: BaseException) -> bool:
+    """Whether the error, or one that it came from, says that the disk is full; torch says only that a write failed."""
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen).lower()
+        if getattr(seen, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(words in text for words in DISK_FULL_WORDS + TORCH_WRITE_FAILED):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def _parser() -> argparse.ArgumentParser:
+    from gradsift import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="gradsift",
+        description="Select the few percent of an instruction pool that teach a model the skill you need (LESS).",
+    )
+    parser.add_argument("--version", action="version", version=f"gradsift {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    run = _config_command(commands, "run", "all stages, from the pool to the selected file; finished work is skipped")
+    run.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to do")
+    run.set_defaults(command=_run)
+    for name in STAGES:
+        stage = _config_command(commands, name, STAGE_HELP[name])
+        stage.set_defaults(command=_stage, stage=name)
+    demo = commands.add_parser("demo", help="the method on a tiny model and pool made on the spot, without network")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything it makes")
+    demo.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    demo.set_defaults(command=_demo)
+    store = commands.add_parser("store", help="look into a feature store")
+    store.add_argument("action", choices=("info", "verify"), help="what it means, or whether it is whole")
+    store.add_argument("path", type=Path)
+    store.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    store.set_defaults(command=_store)
+    return parser
+
+
+def _config_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, help_text: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=help_text, description=help_text)
+    command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file")
+    command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. features.projection.dim=4096")
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return command
+
+
+def _quiet_libraries() -> None:
+    """Their progress bars and advice would hide our own lines."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    for name in ("httpx", "datasets", "filelock"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from gradsift.config import load_config
+    from gradsift.pipeline import run
+
+    print(run(load_config(options.config, options.overrides), until=options.until))
+    return 0
+
+
+def _stage(options: argparse.Namespace) -> int:
+    from gradsift.config import load_config
+    from gradsift.pipeline import run
+
+    print(run(load_config(options.config, options.overrides), only=options.stage))
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from gradsift.demo import demo
+
+    print(demo(options.out))
+    return 0
+
+
+def _store(options: argparse.Namespace) -> int:
+    import json
+
+    from gradsift.store import FeatureStore
+
+    store = FeatureStore(options.path)
+    if options.action == "verify":
+        store.verify()
+        print(f"{options.path}: {store.num_rows} rows in {len(store.manifest['shards'])} shards, all whole")
+        return 0
+    meaning = {**store.meaning, "parameters": f"{len(store.meaning['parameters'])} LoRA matrices"}
+    print(json.dumps({"num_rows": store.num_rows, **meaning}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""The config of a run: its keys, how it is read, and what a run folder may not change between two calls."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from gradsift.artifact import atomic_open
+from gradsift.encoding import EncodingConfig
+from gradsift.errors import ConfigError, RunFolderError, nearest
+from gradsift.modeling import ModelConfig
+from gradsift.runfolder import RunFolder
+from gradsift.scoring import ScoreConfig
+from gradsift.selecting import SelectConfig
+from gradsift.sources import SourceConfig
+from gradsift.stages.collect import ExecutorConfig, FeaturesConfig
+from gradsift.stages.encode import TargetConfig
+from gradsift.stages.train import WarmupConfig
+
+Named = TypeVar("Named", SourceConfig, TargetConfig)
+
+FIXED_SECTIONS = ("seed", "model", "pool", "encoding", "warmup", "features")
+"""Sections that decide what the run folder holds. Scores and selections are made again when theirs change."""
+FREE_KEYS = ("features.tokens_per_batch", "warmup.micro_batch_size")
+"""Keys of fixed sections that change speed and memory alone."""
+
+
+class RunConfig(BaseModel):
+    """Everything that a run is made from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run_dir: str
+    seed: int = Field(0, ge=0, lt=2**32)
+    model: ModelConfig
+    pool: list[SourceConfig] = Field(min_length=1)
+    targets: list[TargetConfig] = Field(min_length=1)
+    encoding: EncodingConfig = EncodingConfig()
+    warmup: WarmupConfig = WarmupConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    score: ScoreConfig = ScoreConfig()
+    select: SelectConfig = SelectConfig()
+    executor: ExecutorConfig = ExecutorConfig()
+
+    @property
+    def run(self) -> RunFolder:
+        """The run folder."""
+        return RunFolder(Path(self.run_dir).expanduser())
+
+    @field_validator("pool", "targets", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, Mapping) else value
+
+    @field_validator("pool", "targets")
+    @classmethod
+    def _names_are_their_own(cls, value: list[Named]) -> list[Named]:
+        names = [str(item.name) for item in value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two entries are named {name!r}; give each a name of its own")
+            if not re.fullmatch(r"[\w][\w.+-]*", name):
+                raise ValueError(f"the name {name!r} can't name a folder: use letters, digits, . _ + -")
+        return value
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config in a YAML file, with `key=value` overrides; raises ConfigError in one line."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such config file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds no keys; see the README for a config")
+    values = _with_floats(values)
+    for override in overrides:
+        _override(values, override)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_first_problem(error)}") from error
+
+
+def _with_floats(value: Any) -> Any:
+    """YAML 1.1 reads 2e-5 as text; what looks like such a number is one."""
+    if isinstance(value, dict):
+        return {key: _with_floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_floats(item) for item in value]
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return float(value)
+    return value
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    """Set `a.b.c=value`; lists are addressed by position or by the `name` of their entry."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"{override!r} is not key=value")
+    try:
+        value = _with_floats(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{override!r}: the value is not valid YAML") from error
+    *parents, last = key.split(".")
+    place: Any = values
+    for part in parents:
+        place = _step(place, part, key)
+    if isinstance(place, list):
+        _step(place, last, key)
+        place[_position(place, last)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise ConfigError(f"{key}: there is no such place in the config")
+
+
+def _step(place: Any, part: str, key: str) -> Any:
+    if isinstance(place, list):
+        position = _position(place, part)
+        if position is None:
+            raise ConfigError(f"{key}: the list has no entry {part!r}")
+        return place[position]
+    if not isinstance(place, dict):
+        raise ConfigError(f"{key}: there is no such place in the config")
+    if place.get(part) is None:
+        place[part] = {}
+    return place[part]
+
+
+def _position(entries: list[Any], part: str) -> Any:
+    if part.isdigit():
+        return int(part) if int(part) < len(entries) else None
+    names = [entry.get("name") if isinstance(entry, dict) else None for entry in entries]
+    return names.index(part) if part in names else None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problems = error.errors(include_url=False)
+    # A mistyped key also makes a required one missing: the mistyped one is the cause.
+    problem = next((item for item in problems if item["type"] == "extra_forbidden"), problems[0])
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    place = [part for part in problem["loc"] if part not in ("int", "literal['auto']")]
+    key = ".".join(map(str, place))
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key}{nearest(str(place[-1]), _known_keys(place[:-1]))}{more}"
+    if problem["type"] == "missing":
+        return f"{key} is missing{more}"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem["input"]
+    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) or given is None else ""
+    return f"{key}: {message[0].lower()}{message[1:]}{shown}{more}"
+
+
+def _known_keys(place: Sequence[str | int]) -> list[str]:
+    """The keys that a config may have at that place."""
+    model: type[BaseModel] = RunConfig
+    for part in place:
+        if isinstance(part, str) and part in model.model_fields:
+            model = _model_in(model.model_fields[part].annotation) or model
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = (_model_in(argument) for argument in getattr(annotation, "__args__", ()))
+    return next((model for model in inner if model is not None), None)
+
+
+def keep_config(config: RunConfig) -> None:
+    """Write the resolved config into the run folder, or refuse a folder that was made with another one.
+
+    Raises RunFolderError naming the first key that differs, with both values.
+    """
+    path = config.run.config
+    now = config.model_dump(mode="json")
+    if path.is_file():
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for section in FIXED_SECTIONS:
+            difference = _difference(before.get(section), now[section], section)
+            if difference:
+                raise RunFolderError(
+                    f"{config.run_dir} was made with other settings: {difference}; use another run_dir, or set it back"
+                )
+    with atomic_open(path) as file:
+        file.write(yaml.safe_dump(now, sort_keys=False, allow_unicode=True).encode())
+
+
+def _difference(before: Any, now: Any, key: str) -> str | None:
+    """The first key in which two values differ, with both; None where they don't."""
+    if key in FREE_KEYS or before == now:
+        return None
+    if isinstance(before, dict) and isinstance(now, dict):
+        pairs = [(name, before.get(name), now.get(name)) for name in {**before, **now}]
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = [(str(index), *pair) for index, pair in enumerate(zip(before, now, strict=True))]
+    else:
+        return f"{key} was {before!r}, now {now!r}"
+    found = (_difference(left, right, f"{key}.{name}") for name, left, right in pairs)
+    return next((difference for difference in found if difference), None)

@@ -1,0 +1,105 @@
+"""The order of the stages: pool in, selected file out."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+from gradsift import __version__
+from gradsift.artifact import write_json
+from gradsift.checkpoints import Checkpoint
+from gradsift.config import RunConfig, keep_config
+from gradsift.errors import RunFolderError
+from gradsift.runtime import locked
+from gradsift.stages.collect import FeaturesStage
+from gradsift.stages.encode import EncodeStage
+from gradsift.stages.score import score
+from gradsift.stages.select import select
+from gradsift.stages.train import finished_warmup, saved_checkpoints, warmup
+from gradsift.summary import summary
+
+logger = logging.getLogger(__name__)
+
+VERSIONED = ("torch", "transformers", "peft", "tokenizers", "datasets", "accelerate", "numpy", "safetensors")
+
+
+def encode_stage(config: RunConfig) -> None:
+    """Pool and targets as token ids."""
+    stage = EncodeStage(config.run, config.model, config.encoding, config.seed)
+    stage.pool(config.pool)
+    for target in config.targets:
+        stage.target(target)
+
+
+def warmup_stage(config: RunConfig) -> None:
+    """LoRA checkpoints of a short training, or the user's own."""
+    if config.warmup.checkpoints is None and not finished_warmup(config.run):
+        warmup(config.run, config.model, config.warmup, config.seed)
+
+
+def features_stage(config: RunConfig) -> None:
+    """Projected gradients of pool and targets at every checkpoint."""
+    stage = FeaturesStage(config.run, config.model, config.features, config.executor)
+    stage.collect(checkpoints_of(config), [target.name for target in config.targets])
+
+
+def score_stage(config: RunConfig) -> None:
+    """Influence of every pool row on every target."""
+    score(config.run, checkpoints_of(config), [target.name for target in config.targets], config.score)
+
+
+def select_stage(config: RunConfig) -> None:
+    """The best rows for every target."""
+    for target in config.targets:
+        select(config.run, config.pool, target.name, config.select, config.seed)
+
+
+STAGES: dict[str, Callable[[RunConfig], None]] = {
+    "encode": encode_stage,
+    "warmup": warmup_stage,
+    "features": features_stage,
+    "score": score_stage,
+    "select": select_stage,
+}
+
+
+def checkpoints_of(config: RunConfig) -> list[Checkpoint]:
+    """The user's checkpoints, or those of the finished warmup."""
+    if config.warmup.checkpoints is not None:
+        return saved_checkpoints(config.warmup)
+    found = finished_warmup(config.run)
+    if not found:
+        raise RunFolderError(f"{config.run_dir} has no finished warmup: run `gradsift warmup` first, or `gradsift run`")
+    return found
+
+
+def run(config: RunConfig, until: str = "select", only: str | None = None) -> str:
+    """Do the stages up to `until`, or `only` one after encoding; finished work is skipped. The closing summary."""
+    names = list(STAGES)
+    wanted = ["encode", only] if only else names[: names.index(until) + 1]
+    seconds: dict[str, float] = {}
+    with locked(config.run.path):
+        keep_config(config)
+        _write_environment(config)
+        for name in dict.fromkeys(wanted):
+            start = time.monotonic()
+            STAGES[name](config)
+            seconds[name] = time.monotonic() - start
+    return summary(config.run, [target.name for target in config.targets], seconds)
+
+
+def _write_environment(config: RunConfig) -> None:
+    facts = {
+        "gradsift": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "versions": {name: version(name) for name in VERSIONED},
+        "seed": config.seed,
+        "command": sys.argv,
+    }
+    write_json(config.run.environment, facts)

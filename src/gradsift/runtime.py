@@ -1,0 +1,134 @@
+"""Where the process runs: device, precision, progress on the terminal, and the lock on a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradsift.errors import ConfigError, RunFolderError
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+PLAIN_PROGRESS_SECONDS = 10.0
+
+
+def pick_device(index: int = 0) -> torch.device:
+    """The CUDA device of that index where there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda", index) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def num_devices() -> int:
+    """Number of CUDA devices; 1 where there is none, for the CPU."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 1
+
+
+def pick_dtype(name: str) -> torch.dtype:
+    """The dtype of a config value; `auto` is bfloat16 on a CUDA card that has it, else float32."""
+    import torch
+
+    if name == "auto":
+        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if has_bf16 else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+class Progress:
+    """Rows done, rows and tokens a second, time left: a bar on a terminal, a line every 10 s elsewhere."""
+
+    def __init__(self, label: str, total: int | None, unit: str = "rows") -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done, self.tokens = 0, 0
+        self._start = self._spoken = time.monotonic()
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self.total, desc=self.label, unit=f" {self.unit}", leave=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def advance(self, count: int, tokens: int = 0) -> None:
+        """Count `count` more rows, of `tokens` tokens in all, as done."""
+        self.done += count
+        self.tokens += tokens
+        if self._bar is not None:
+            if self.tokens:
+                self._bar.set_postfix_str(f"{self.tokens / self._elapsed():,.0f} tokens/s", refresh=False)
+            self._bar.update(count)
+        elif time.monotonic() - self._spoken >= PLAIN_PROGRESS_SECONDS:
+            self._spoken = time.monotonic()
+            logger.info(self.line())
+
+    def line(self) -> str:
+        """The state as one line of text."""
+        rate = self.done / self._elapsed()
+        parts = [f"{self.done:,}/{self.total:,} {self.unit}" if self.total else f"{self.done:,} {self.unit}"]
+        parts.append(f"{rate:,.1f} {self.unit}/s")
+        if self.tokens:
+            parts.append(f"{self.tokens / self._elapsed():,.0f} tokens/s")
+        if self.total and rate > 0:
+            parts.append(f"{duration((self.total - self.done) / rate)} left")
+        return f"{self.label}: {', '.join(parts)}"
+
+    def _elapsed(self) -> float:
+        return max(time.monotonic() - self._start, 1e-9)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `12 s`, `3:05` or `1:02:03`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder for this process; the lock dies with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunFolderError(
+                f"another gradsift process is working in {folder}: wait for it, or stop it"
+            ) from None
+        yield
+
+
+def num_workers(wanted: int | str) -> int:
+    """Worker processes for the config value: `auto` is one per CUDA device, one on a CPU."""
+    if wanted == "auto":
+        return num_devices()
+    count = int(wanted)
+    if count < 1:
+        raise ConfigError(f"executor.workers is {count}: give at least 1")
+    return count
+
+
+def share_threads(num_processes: int) -> None:
+    """Give this process its share of the cores."""
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_processes))

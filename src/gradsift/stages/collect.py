@@ -1,0 +1,281 @@
+"""The features stage: projected gradients of every row of the pool and the targets, at every checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gradsift.checkpoints import Checkpoint, adapter_shapes
+from gradsift.corpus import Corpus
+from gradsift.errors import UserError
+from gradsift.executors.local import Report, WorkerLost, run_units
+from gradsift.modeling import ModelConfig, add_saved_lora, load_base_model, model_fingerprint
+from gradsift.projection import PROJECTION_VERSION, ProjectionConfig, build_projector
+from gradsift.runfolder import RunFolder
+from gradsift.runtime import Progress, num_workers, pick_device
+from gradsift.store import DTYPES, StoreWriter
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from gradsift.encoding import EncodedRow
+    from gradsift.gradients import PerExampleGradients
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCH_ROWS = 64
+AUTO_TOKENS = {"cpu": 4096, "cuda": 16384}
+MANIFEST_BYTES = 1 << 20
+
+
+class FeaturesConfig(BaseModel):
+    """What features are made, and how they are stored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    projection: ProjectionConfig = ProjectionConfig()
+    adam: Literal["reference", "adamw", "sgd", "sign"] = "reference"
+    """Γ of the pool's rows (METHOD section 2); a target's rows are always plain gradients."""
+    store_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    shard_rows: int = Field(1024, ge=1)
+    tokens_per_batch: int | Literal["auto"] = "auto"
+    """Padded tokens that go through the model at once; changes memory and speed, not the features."""
+
+
+class ExecutorConfig(BaseModel):
+    """Who does the work units."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["local"] = "local"
+    workers: int | Literal["auto"] = "auto"
+    """Processes; `auto`: one per CUDA device, one on a CPU."""
+
+
+@dataclass(frozen=True)
+class StoreTask:
+    """One feature store to make: these rows, at this checkpoint, in this form."""
+
+    corpus: Path
+    folder: Path
+    checkpoint: Checkpoint
+    meaning: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One shard of a store."""
+
+    task: StoreTask
+    shard: int
+
+
+@dataclass(frozen=True)
+class FeaturesStage:
+    """Makes the stores that are missing; finished shards are never made again."""
+
+    run: RunFolder
+    model: ModelConfig
+    config: FeaturesConfig
+    executor: ExecutorConfig
+
+    def collect(self, checkpoints: Sequence[Checkpoint], targets: Sequence[str]) -> None:
+        """Finish the pool's and the targets' stores at these checkpoints."""
+        writers = self._writers(checkpoints, targets)
+        unfinished = [(task, writer) for task, writer in writers if not writer.is_finished()]
+        if not unfinished:
+            logger.info("features: all %d stores are finished", len(writers))
+            return
+        for _, writer in unfinished:
+            writer.open()
+        units = _missing(unfinished)
+        self._require_space(unfinished, units)
+        logger.info("features: %d of %d shards to make", len(units), sum(w.num_shards for _, w in unfinished))
+        while units:
+            left = self._do(units, unfinished)
+            if len(left) == len(units):
+                raise WorkerLost("every worker process was lost at its first shard; is there enough memory?")
+            units = left
+        for _, writer in unfinished:
+            writer.finish()
+
+    def _do(self, units: Sequence[Unit], unfinished: Sequence[tuple[StoreTask, StoreWriter]]) -> list[Unit]:
+        """Do the units; what is left of them when a worker was lost."""
+        total = sum(_bounds(unit, self.config)[1] - _bounds(unit, self.config)[0] for unit in units)
+        make_worker = partial(FeatureWorker, self.model, self.config)
+        with Progress("features", total) as progress:
+            try:
+                run_units(make_worker, units, num_workers(self.executor.workers), progress.advance)
+            except WorkerLost as error:
+                logger.warning("%s; its shard is made again", error)
+        return _missing(unfinished)
+
+    def _writers(
+        self, checkpoints: Sequence[Checkpoint], targets: Sequence[str]
+    ) -> list[tuple[StoreTask, StoreWriter]]:
+        base_model = model_fingerprint(self.model)
+        writers = []
+        for checkpoint in checkpoints:
+            shared = self._shared_meaning(checkpoint, base_model)
+            folders = {self.run.pool: self.run.pool_features(checkpoint.name)}
+            folders |= {self.run.target(name): self.run.target_features(name, checkpoint.name) for name in targets}
+            for source, folder in folders.items():
+                corpus = Corpus(source)
+                is_pool = source == self.run.pool
+                meaning = {
+                    **shared,
+                    **corpus.manifest["encoding"],
+                    "gradient": self.config.adam if is_pool else "sgd",
+                    "data": corpus.manifest["fingerprint"],
+                }
+                task = StoreTask(source, folder, checkpoint, meaning)
+                writers.append((task, store_writer(task, self.config)))
+        return writers
+
+    def _shared_meaning(self, checkpoint: Checkpoint, base_model: str) -> dict[str, Any]:
+        shapes = adapter_shapes(checkpoint)
+        projection = self.config.projection.model_dump() | {"version": PROJECTION_VERSION}
+        if self.config.projection.kind == "identity":
+            projection |= {"dim": sum(rows * columns for rows, columns in shapes.values()), "seed": 0}
+        return {
+            "checkpoint": checkpoint.fingerprint(),
+            "base_model": base_model,
+            "parameters": {name: list(shape) for name, shape in shapes.items()},
+            "projection": projection,
+            "dtype": self.config.store_dtype,
+        }
+
+    def _require_space(self, unfinished: Sequence[tuple[StoreTask, StoreWriter]], units: Sequence[Unit]) -> None:
+        value_bytes = DTYPES[self.config.store_dtype].itemsize
+        rows = {unit: _bounds(unit, self.config) for unit in units}
+        needed = sum(
+            (stop - start) * (unit.task.meaning["projection"]["dim"] * value_bytes + 8)
+            for unit, (start, stop) in rows.items()
+        ) + MANIFEST_BYTES * len(unfinished)
+        free = shutil.disk_usage(self.run.path).free
+        if needed > free:
+            raise UserError(
+                f"no space left on the disk: the features need {needed / 1e9:.1f} GB, {self.run.path} has "
+                f"{free / 1e9:.1f} GB free; free some, or lower features.projection.dim"
+            )
+
+
+def store_writer(task: StoreTask, config: FeaturesConfig) -> StoreWriter:
+    """The writer of a task's store."""
+    table = Corpus(task.corpus).table(["source", "id"])
+    keys = list(zip(table["source"].to_pylist(), table["id"].to_pylist(), strict=True))
+    return StoreWriter(task.folder, task.meaning, keys, config.shard_rows)
+
+
+def _missing(unfinished: Sequence[tuple[StoreTask, StoreWriter]]) -> list[Unit]:
+    """The shards still to make: a checkpoint's pool, then its targets, so that it is loaded once."""
+    return [Unit(task, shard) for task, writer in unfinished for shard in writer.missing()]
+
+
+def _bounds(unit: Unit, config: FeaturesConfig) -> tuple[int, int]:
+    return store_bounds(unit.task.corpus, unit.shard, config.shard_rows)
+
+
+def store_bounds(corpus: Path, shard: int, shard_rows: int) -> tuple[int, int]:
+    """First row of a shard and the row after its last."""
+    return shard * shard_rows, min((shard + 1) * shard_rows, Corpus(corpus).num_rows)
+
+
+class FeatureWorker:
+    """One process's model: computes shards, changing the adapter when the checkpoint changes."""
+
+    def __init__(self, model: ModelConfig, config: FeaturesConfig, index: int) -> None:
+        self._model_config, self._config = model, config
+        self._device = pick_device(index)
+        self._gradients: PerExampleGradients | None = None
+        self._model: Any = None
+        self._checkpoint: Checkpoint | None = None
+        self._moments: Any = {}
+        self._adam: Any = None
+        self._writers: dict[Path, StoreWriter] = {}
+        self._corpora: dict[Path, Corpus] = {}
+
+    def do(self, unit: Unit, report: Report) -> None:
+        """Compute one shard and store it."""
+        task = unit.task
+        self._load(task.checkpoint)
+        if task.folder not in self._writers:
+            self._writers[task.folder] = store_writer(task, self._config)
+            self._corpora[task.folder] = Corpus(task.corpus)
+        writer = self._writers[task.folder]
+        rows = self._corpora[task.folder].rows(*writer.bounds(unit.shard))
+        writer.write(unit.shard, self._features(rows, task.meaning, report))
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        from gradsift.checkpoints import load_adapter, read_moments
+        from gradsift.gradients import PerExampleGradients
+
+        if self._checkpoint == checkpoint:
+            return
+        self._moments = {}
+        if self._gradients is None:
+            self._model = add_saved_lora(load_base_model(self._model_config, self._device), checkpoint.path)
+            self._gradients = PerExampleGradients(self._model.to(self._device))
+        load_adapter(self._model, checkpoint, self._gradients.shapes)
+        if self._config.adam in ("reference", "adamw"):
+            moments, self._adam = read_moments(checkpoint, self._gradients.shapes)
+            self._moments = {name: pair.to(self._device) for name, pair in moments.items()}
+        self._checkpoint = checkpoint
+
+    def _features(self, rows: Sequence[EncodedRow], meaning: Mapping[str, Any], report: Report) -> Tensor:
+        """Features of the rows, float32 [R, K], in their order."""
+        import torch
+
+        from gradsift.batching import batches_by_length
+
+        assert self._gradients is not None
+        projector = build_projector(self._config.projection, self._gradients.shapes)
+        features_RK = torch.zeros(len(rows), projector.dim, device=self._device)
+        budget = self._config.tokens_per_batch
+        tokens = AUTO_TOKENS[self._device.type] if budget == "auto" else budget
+        for positions in batches_by_length([row.num_tokens for row in rows], tokens, MAX_BATCH_ROWS):
+            batch = [rows[position] for position in positions]
+            features_RK[positions] = self._batch_features(batch, meaning["gradient"], projector)
+            report(len(batch), sum(row.num_tokens for row in batch))
+        return features_RK
+
+    def _batch_features(self, rows: Sequence[EncodedRow], form: Any, projector: Any) -> Tensor:
+        """Features of a batch; where memory runs out, of its halves: the company of a row doesn't change it."""
+        import torch
+
+        try:
+            return self._one_pass(rows, form, projector)
+        except torch.OutOfMemoryError:
+            if len(rows) == 1:
+                raise UserError(
+                    f"out of memory on a row of {rows[0].num_tokens} tokens: lower encoding.max_length, or load the "
+                    "model in another dtype"
+                ) from None
+        torch.cuda.empty_cache()
+        middle = len(rows) // 2
+        halves = rows[:middle], rows[middle:]
+        return torch.cat([self._batch_features(half, form, projector) for half in halves])
+
+    def _one_pass(self, rows: Sequence[EncodedRow], form: Any, projector: Any) -> Tensor:
+        import torch
+
+        from gradsift.batching import pad_rows
+        from gradsift.gradients import adam_feature
+
+        assert self._gradients is not None
+        features_BK = torch.zeros(len(rows), projector.dim, device=self._device)
+
+        def consume(name: str, gradients_BOI: torch.Tensor) -> None:
+            block_BOI = adam_feature(gradients_BOI, form, self._moments.get(name), self._adam)
+            projector.add(features_BK, block_BOI, name)
+
+        self._gradients(pad_rows(rows).to(self._device), consume)
+        return features_BK

@@ -1,0 +1,160 @@
+"""The encode stage: the pool and the targets, read, encoded and written to the run folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from gradsift.artifact import write_json
+from gradsift.corpus import Corpus, write_corpus
+from gradsift.data import Example
+from gradsift.encoding import EncodedRow, Encoder, EncodingConfig, SetAside
+from gradsift.errors import DataError, RunFolderError
+from gradsift.modeling import ModelConfig, load_tokenizer
+from gradsift.runfolder import RunFolder
+from gradsift.runtime import Progress
+from gradsift.sources import SourceConfig, read_examples, source_fingerprint
+from gradsift.tasks import TASKS
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 1000
+PROMPTS_FILE = "prompts.json"
+
+
+class TargetConfig(BaseModel):
+    """A target: a built-in task's validation examples, or any file of examples."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    task: Literal["mmlu", "tydiqa", "bbh"] | None = None
+    path: str
+    subtask_column: str | None = None
+    """Column that names an example's subtask; None: the whole file is one subtask."""
+    format: str | None = None
+    columns: dict[str, str] = {}
+    split: str | None = None
+    limit: int | None = None
+
+    @model_validator(mode="after")
+    def _file_keys_need_a_file(self) -> TargetConfig:
+        keys = ("subtask_column", "format", "columns", "split", "limit")
+        given = [key for key in keys if getattr(self, key)]
+        if self.task and given:
+            raise ValueError(f"task {self.task} reads its own layout: leave out {', '.join(given)}")
+        return self
+
+
+class EncodeStage:
+    """Encodes what isn't encoded yet; the tokenizer is loaded when the first row needs it."""
+
+    def __init__(self, run: RunFolder, model: ModelConfig, encoding: EncodingConfig, seed: int) -> None:
+        self._run, self._model, self._encoding, self._seed = run, model, encoding, seed
+        self._encoder: Encoder | None = None
+
+    def pool(self, sources: Sequence[SourceConfig]) -> Corpus:
+        """The encoded pool. Raises DataError where no row of it can be used."""
+        fingerprints = {source.name: source_fingerprint(source) for source in sources}
+        if Corpus.is_finished(self._run.pool):
+            corpus = Corpus(self._run.pool)
+            _require_same_files(corpus, fingerprints)
+            return corpus
+        examples = (example for source in sources for example in read_examples(source, self._seed))
+        corpus = self._write(self._run.pool, "encode pool", examples, {"sources": fingerprints})
+        if corpus.num_rows == 0:
+            raise DataError(f"no row of the pool can be used{_reasons(corpus)}; see {corpus.folder}/set_aside.jsonl")
+        return corpus
+
+    def target(self, config: TargetConfig) -> Corpus:
+        """The encoded examples of a target. Raises DataError where there are none."""
+        folder = self._run.target(config.name)
+        settings = config.model_dump(mode="json")
+        if Corpus.is_finished(folder):
+            corpus = Corpus(folder)
+            _require_same_target(corpus, settings)
+            return corpus
+        examples = target_examples(config, self._seed)
+        if not examples:
+            raise DataError(f"target {config.name} has no examples", config.path)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / PROMPTS_FILE, [self._prompt(example) for example in examples])
+        corpus = self._write(folder, f"encode target {config.name}", examples, {"settings": settings})
+        if corpus.num_rows == 0:
+            raise DataError(f"no example of target {config.name} can be used{_reasons(corpus)}", config.path)
+        return corpus
+
+    def _prompt(self, example: Example) -> dict[str, Any]:
+        encoder = self._ready_encoder()
+        if isinstance(encoder.render(example), SetAside):
+            return {"id": example.id, "subtask": example.subtask, "prompt": None, "completion": None}
+        prompt, completion = encoder.prompt_and_completion(example)
+        return {"id": example.id, "subtask": example.subtask, "prompt": prompt, "completion": completion}
+
+    def _write(self, folder: Path, label: str, examples: Iterable[Example], facts: dict[str, Any]) -> Corpus:
+        encoder = self._ready_encoder()
+        with Progress(label, None) as progress:
+            return write_corpus(folder, _encoded(encoder, examples, progress), {**facts, "encoding": encoder.meaning()})
+
+    def _ready_encoder(self) -> Encoder:
+        if self._encoder is None:
+            self._encoder = Encoder(load_tokenizer(self._model), self._encoding)
+        return self._encoder
+
+
+def _encoded(
+    encoder: Encoder, examples: Iterable[Example], progress: Progress
+) -> Iterator[EncodedRow | SetAside]:
+    stream = iter(examples)
+    while chunk := list(islice(stream, CHUNK)):
+        results = encoder.encode(chunk)
+        yield from results
+        progress.advance(len(chunk), sum(row.num_tokens for row in results if isinstance(row, EncodedRow)))
+
+
+def target_examples(config: TargetConfig, seed: int) -> list[Example]:
+    """The examples of a target, each with its subtask."""
+    if config.task is not None:
+        return TASKS[config.task].validation_examples(Path(config.path).expanduser(), config.name)
+    columns = dict(config.columns)
+    if config.subtask_column is not None:
+        columns["subtask"] = config.subtask_column
+    source = SourceConfig(
+        name=config.name,
+        path=config.path,
+        format=config.format,
+        columns=columns,
+        split=config.split,
+        limit=config.limit,
+    )
+    return list(read_examples(source, seed))
+
+
+def _require_same_files(corpus: Corpus, fingerprints: dict[str | None, str]) -> None:
+    before = corpus.manifest["sources"]
+    for name, now in fingerprints.items():
+        if before.get(name) != now:
+            raise RunFolderError(
+                f"pool source {name} has changed since {corpus.folder} was made from it: use another run_dir, or put "
+                "the file back as it was"
+            )
+
+
+def _require_same_target(corpus: Corpus, settings: dict[str, Any]) -> None:
+    for key, before in corpus.manifest["settings"].items():
+        if settings[key] != before:
+            raise RunFolderError(
+                f"target {settings['name']} was encoded in {corpus.folder} with {key}={before!r}, now {settings[key]!r}: "
+                "give the new target another name"
+            )
+
+
+def _reasons(corpus: Corpus) -> str:
+    reasons = corpus.manifest["set_aside"]
+    listed = ", ".join(f"{count} × {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:3])
+    return f": {listed}" if listed else ""

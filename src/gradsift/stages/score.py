@@ -1,0 +1,166 @@
+"""The score stage: the pool's stores are streamed once for all targets that have no scores yet."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gradsift.artifact import atomic_path, fingerprint, read_json, write_json
+from gradsift.checkpoints import Checkpoint
+from gradsift.corpus import Corpus
+from gradsift.errors import DataError, StoreMismatch
+from gradsift.runfolder import RunFolder
+from gradsift.runtime import Progress
+from gradsift.scoring import (
+    ScoreConfig,
+    checkpoint_weights,
+    combined,
+    influence_scores,
+    subtask_directions,
+    usable_rows,
+)
+from gradsift.store import FeatureStore, require_joinable, stacked
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TargetSide:
+    """A target as the pool's rows meet it: its subtasks' names, and their directions [G, K] at every checkpoint."""
+
+    name: str
+    subtasks: list[str]
+    directions: list[Tensor]
+    num_unusable: int
+    inputs: str
+    """Fingerprint of everything that the scores come from."""
+
+
+def score(run: RunFolder, checkpoints: Sequence[Checkpoint], targets: Sequence[str], config: ScoreConfig) -> None:
+    """Write the scores of every target that has none from these stores with these settings."""
+    weights = checkpoint_weights([checkpoint.learning_rate for checkpoint in checkpoints])
+    pools = [FeatureStore(run.pool_features(checkpoint.name)) for checkpoint in checkpoints]
+    pending = []
+    for target in targets:
+        side = _target_side(run, target, checkpoints, weights, pools, config)
+        if _facts_of(run.scores(target)).get("inputs") != side.inputs:
+            pending.append(side)
+    if not pending:
+        logger.info("score: all %d targets have their scores", len(targets))
+        return
+    for side, scores_NG in zip(pending, _influences(pools, weights, pending), strict=True):
+        _write(run, side, scores_NG, config)
+
+
+def _target_side(
+    run: RunFolder,
+    target: str,
+    checkpoints: Sequence[Checkpoint],
+    weights: Sequence[float],
+    pools: Sequence[FeatureStore],
+    config: ScoreConfig,
+) -> TargetSide:
+    table = Corpus(run.target(target)).table(["id", "subtask"])
+    subtasks = [name or target for name in table["subtask"].to_pylist()]
+    names = sorted(set(subtasks))
+    directions, unusable, meanings = [], 0, []
+    for checkpoint, pool in zip(checkpoints, pools, strict=True):
+        store = FeatureStore(run.target_features(target, checkpoint.name))
+        require_joinable(pool, store)
+        rows = stacked(store.shards())
+        if rows.ids != table["id"].to_pylist():
+            raise StoreMismatch("ids", rows.ids[:3], table["id"].to_pylist()[:3], str(store.folder))
+        features_VK = rows.features_RK.float() * rows.scales_R[:, None]
+        directions.append(subtask_directions(features_VK, rows.norms_R, subtasks, names, config.subtasks))
+        unusable = max(unusable, int((~usable_rows(rows.norms_R)).sum()))
+        meanings.append([pool.meaning, store.meaning])
+    inputs = fingerprint([config.model_dump(), list(weights), subtasks, meanings])
+    return TargetSide(target, names, directions, unusable, inputs)
+
+
+def _influences(
+    pools: Sequence[FeatureStore], weights: Sequence[float], sides: Sequence[TargetSide]
+) -> list[torch.Tensor]:
+    """Inf(z, j) of every target, float32 [N, G] each, from one pass over the pool's stores."""
+    import torch
+
+    sizes = [len(side.subtasks) for side in sides]
+    total_NG = torch.zeros(pools[0].num_rows, sum(sizes))
+    with Progress("score", sum(pool.num_rows for pool in pools)) as progress:
+        for index, (pool, weight) in enumerate(zip(pools, weights, strict=True)):
+            directions_GK = torch.cat([side.directions[index] for side in sides])
+            start = 0
+            for shard in pool.shards():
+                norms_R = shard.norms_R / shard.scales_R
+                stop = start + len(shard.ids)
+                total_NG[start:stop] += weight * influence_scores(shard.features_RK, norms_R, directions_GK)
+                progress.advance(stop - start)
+                start = stop
+    return list(total_NG.split(sizes, dim=1))
+
+
+def _write(run: RunFolder, side: TargetSide, scores_NG: torch.Tensor, config: ScoreConfig) -> None:
+    corpus = Corpus(run.pool)
+    score_N, best_N = combined(scores_NG, config.combine)
+    num_unselectable = int((~score_N.isfinite()).sum())
+    table = corpus.table(["id", "source", "row", "num_tokens"])
+    table = table.append_column("score", pa.array(score_N.numpy(), from_pandas=True))
+    best = [side.subtasks[index] for index in best_N.tolist()]
+    table = table.append_column("best_subtask", pa.array(best, pa.string()))
+    table = table.append_column("subtask_scores", _lists(scores_NG))
+    facts = {
+        "target": side.name,
+        "subtasks": side.subtasks,
+        "settings": config.model_dump(),
+        "num_rows": corpus.num_rows,
+        "num_unselectable": num_unselectable,
+        "num_unusable_target_examples": side.num_unusable,
+        "inputs": side.inputs,
+    }
+    path = run.scores(side.name)
+    with atomic_path(path) as temporary:
+        pq.write_table(table.replace_schema_metadata({"gradsift": json.dumps(facts)}), temporary)
+    write_json(path.with_suffix(".json"), facts)
+    _warn(side, num_unselectable)
+
+
+def _lists(scores_NG: torch.Tensor) -> pa.Array:
+    rows, columns = scores_NG.shape
+    offsets = pa.array(range(0, rows * columns + 1, columns), pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.array(scores_NG.flatten().numpy(), from_pandas=True))
+
+
+def _warn(side: TargetSide, num_unselectable: int) -> None:
+    if num_unselectable:
+        logger.warning(
+            "score %s: %d pool rows have zero or non-finite features and can't be selected", side.name, num_unselectable
+        )
+    if side.num_unusable:
+        logger.warning("score %s: %d target examples have no direction and don't count", side.name, side.num_unusable)
+
+
+def _facts_of(path: Path) -> Mapping[str, Any]:
+    """What the scores at `path` were made from; empty where there are none."""
+    described = path.with_suffix(".json")
+    return read_json(described) if described.is_file() and path.is_file() else {}
+
+
+def read_scores(run: RunFolder, target: str) -> tuple[pa.Table, Mapping[str, Any]]:
+    """A target's scores and what they were made from; raises DataError where there are none."""
+    path = run.scores(target)
+    facts = _facts_of(path)
+    if not facts:
+        raise DataError(f"there are no scores for target {target}: run `gradsift score` first", path)
+    return pq.read_table(path), facts

@@ -1,0 +1,75 @@
+"""The closing summary of a run: rows read, set aside and selected, by source, and the time of each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gradsift.artifact import read_json
+from gradsift.corpus import Corpus
+from gradsift.runfolder import RunFolder
+from gradsift.runtime import duration
+
+
+def summary(run: RunFolder, targets: Sequence[str], seconds: Mapping[str, float]) -> str:
+    """What the run folder holds, as text for the terminal."""
+    pool = Corpus(run.pool)
+    selections = {
+        target: read_json(run.selection(target).with_suffix(".json"))
+        for target in targets
+        if run.selection(target).is_file()
+    }
+    parts = [
+        _pool_lines(pool, run),
+        _target_lines(run, targets),
+        _table(pool, selections),
+        [f"{target}: {run.selection(target)}" for target in selections],
+        ["time: " + ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())],
+    ]
+    return "\n".join(line for part in parts for line in part)
+
+
+def _pool_lines(pool: Corpus, run: RunFolder) -> list[str]:
+    aside = pool.num_read - pool.num_rows
+    lines = [f"pool: {pool.num_read:,} rows read, {aside:,} set aside, {pool.manifest['num_tokens']:,} tokens"]
+    lines += [f"  {count:,} × {reason}" for reason, count in pool.manifest["set_aside"].items()]
+    return lines + ([f"  listed in {run.pool / 'set_aside.jsonl'}"] if aside else [])
+
+
+def _target_lines(run: RunFolder, targets: Sequence[str]) -> list[str]:
+    lines = []
+    for name in targets:
+        corpus = Corpus(run.target(name))
+        subtasks = len(set(corpus.column("subtask")))
+        aside = corpus.num_read - corpus.num_rows
+        lines.append(
+            f"target {name}: {corpus.num_rows} examples of {subtasks} subtask{'s' if subtasks > 1 else ''}"
+            + (f", {aside} set aside (listed in {corpus.folder / 'set_aside.jsonl'})" if aside else "")
+        )
+        scores = run.scores(name).with_suffix(".json")
+        unselectable = read_json(scores)["num_unselectable"] if scores.is_file() else 0
+        if unselectable:
+            lines.append(f"  {unselectable} pool rows with zero or non-finite features, never selected")
+    return lines
+
+
+def _table(pool: Corpus, selections: Mapping[str, Mapping[str, object]]) -> list[str]:
+    """Rows by source: read, set aside, and selected for each target."""
+    header = ["source", "read", "set aside", *(f"for {target}" for target in selections)]
+    rows = []
+    for source, counts in pool.manifest["per_source"].items():
+        chosen = [_selected(selections[target], source) for target in selections]
+        rows.append([source, *(f"{count:,}" for count in (counts["read"], counts["set_aside"], *chosen))])
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [header, *rows]
+    ]
+
+
+def _selected(selection: Mapping[str, object], source: str) -> int:
+    per_source = selection["per_source"]
+    assert isinstance(per_source, Mapping)
+    return int(per_source.get(source, 0))

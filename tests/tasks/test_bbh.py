@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gradsift.errors import DataError
+from gradsift.tasks import TASKS
+from gradsift.tasks.bbh import Shot, bbh_prompt, parse_shots, validation_examples
+
+from .conftest import AuthorsPrompts, WriteJsonl, tulu_prompt
+
+TEXT = "Add.\n\nQ: 1 + 1\nA: So 2.\n\nQ: 2 + 2\nA: So 4.\n\nQ: 3 + 3\nA: So 6."
+SHOTS = [Shot("1 + 1", "So 2."), Shot("2 + 2", "So 4."), Shot("3 + 3", "So 6.")]
+ROWS: list[dict[str, Any]] = [
+    {"subtask": "sums", "description": "Add.", "prompt": shot.question, "cot": shot.reasoning}
+    for shot in SHOTS
+]
+SECOND = "Add.\n\nQ: 1 + 1\nA: So 2.\n\nQ: 3 + 3\nA: So 6.\n\nQ: 2 + 2"
+
+
+def write_three_shot(folder: Path, content: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "bbh-three-shot.json"
+    file.write_text(json.dumps(content))
+    return file
+
+
+@pytest.mark.parametrize("root", ["less_eval/bbh", "less_eval", "less_eval/bbh/bbh-three-shot.json"])
+def test_authors_layout_gives_the_authors_prompts_in_their_order(
+    targets: Path, authors_prompts: AuthorsPrompts, root: str
+) -> None:
+    examples = validation_examples(targets / root, "bbh")
+    assert [tulu_prompt(example) for example in examples] == authors_prompts("bbh")
+
+
+def test_jsonl_gives_the_same_prompts_and_subtasks_as_the_authors_folder(targets: Path) -> None:
+    from_folder = validation_examples(targets / "less_eval" / "bbh", "bbh")
+    from_jsonl = validation_examples(targets / "bbh.jsonl", "bbh")
+    assert sorted((example.subtask, *tulu_prompt(example)) for example in from_jsonl) == sorted(
+        (example.subtask, *tulu_prompt(example)) for example in from_folder
+    )
+
+
+def test_prompt_puts_the_shots_between_description_and_question() -> None:
+    assert bbh_prompt(" Add.\n", [SHOTS[0], SHOTS[2]], "2 + 2") == SECOND
+
+
+def test_prompt_without_shots_is_description_and_question() -> None:
+    assert bbh_prompt("Add.", [], "2 + 2") == "Add.\n\nQ: 2 + 2"
+
+
+def test_text_is_parsed_into_description_and_three_shots() -> None:
+    assert parse_shots(TEXT) == ("Add.", SHOTS)
+
+
+def test_description_keeps_its_blank_lines() -> None:
+    assert parse_shots("All sums.\n\n" + TEXT)[0] == "All sums.\n\nAdd."
+
+
+def test_shots_of_an_example_are_the_others_of_its_subtask_in_file_order(write_jsonl: WriteJsonl) -> None:
+    other = {"subtask": "odd", "description": "Odd?", "prompt": "7", "cot": "yes."}
+    path = write_jsonl([ROWS[0], other, ROWS[1], ROWS[2]])
+    examples = TASKS["bbh"].validation_examples(path, "reason")
+    assert [example.id for example in examples] == ["sums/0", "odd/0", "sums/1", "sums/2"]
+    assert examples[1].messages[0]["content"] == "Odd?\n\nQ: 7"
+    assert examples[2].messages == [
+        {"role": "user", "content": SECOND},
+        {"role": "assistant", "content": " So 4."},
+    ]
+    assert (examples[2].source, examples[2].row, examples[2].prefill) == ("reason", 2, "A:")
+
+
+@pytest.mark.parametrize("layout", ["", "bbh", "eval/bbh"])
+def test_three_shot_file_is_found_from_every_reasonable_root(tmp_path: Path, layout: str) -> None:
+    write_three_shot(tmp_path / layout, {"sums": TEXT})
+    examples = validation_examples(tmp_path, "bbh")
+    assert [example.id for example in examples] == ["sums/0", "sums/1", "sums/2"]
+    assert examples[1].messages[0]["content"] == SECOND
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TEXT.removeprefix("Add.\n\n"), "task 'sums': 3 parts between blank lines"),
+        (TEXT.replace("A: So 4.", "So 4."), "task 'sums': expected a shot .* not 'Q: 2"),
+        (TEXT.replace("Q: 2", "2"), "task 'sums': expected a shot .* not '2 "),
+        (TEXT.replace("So 4.", "So\nA: 4."), "task 'sums': expected a shot .* not 'Q: 2"),
+        ("", "field 'sums' is ''"),
+        (["Q"], r"field 'sums' is \['Q'\]"),
+    ],
+)
+def test_text_without_three_shots_is_refused(tmp_path: Path, text: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        validation_examples(write_three_shot(tmp_path, {"sums": text}), "bbh")
+
+
+def test_missing_reasoning_is_named_with_line_and_fields(write_jsonl: WriteJsonl) -> None:
+    row = {"subtask": "sums", "description": "Add.", "prompt": "1", "answer": "1"}
+    message = "line 4: no field 'cot'; the fields there are: subtask, description, prompt, answer"
+    with pytest.raises(DataError, match=message):
+        validation_examples(write_jsonl([*ROWS, row]), "bbh")
+
+
+def test_folder_without_the_file_says_what_was_looked_for(tmp_path: Path) -> None:
+    message = r"looked for bbh-three-shot\.json, bbh/bbh-three-shot\.json, eval/bbh/bbh-three-shot\.json"
+    with pytest.raises(DataError, match=message):
+        validation_examples(tmp_path, "bbh")

@@ -1,0 +1,211 @@
+"""Input that can't be used: one clear line, exit status 2, and nothing finished is lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from runs import conversation, gradsift, small_pool, tiny_run, write_jsonl
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """The one line that a refused command prints."""
+    capsys.readouterr()
+    assert gradsift(*arguments) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gradsift: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_model_folder: Path) -> Path:
+    return tiny_run(tmp_path, tiny_model_folder)
+
+
+def test_unknown_key_names_the_nearest(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "run", config, "warmup.learning_rte=1")
+    assert "warmup.learning_rte" in line
+    assert "'learning_rate'" in line
+
+
+def test_unknown_key_in_a_list_names_the_nearest(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'path'" in refused(capsys, "run", config, "pool.pool.pth=x")
+
+
+@pytest.mark.parametrize("fraction", ["0", "1.5", "-0.1"])
+@pytest.mark.parametrize("section", ["warmup", "select"])
+def test_fraction_outside_its_range(
+    config: Path, capsys: pytest.CaptureFixture[str], section: str, fraction: str
+) -> None:
+    line = refused(capsys, "run", config, f"{section}.fraction={fraction}")
+    assert f"{section}.fraction" in line
+    assert fraction.rstrip("0").rstrip(".") in line
+
+
+@pytest.mark.parametrize("key", ["pool.0.path", "targets.0.path"])
+def test_missing_file_is_named(config: Path, capsys: pytest.CaptureFixture[str], key: str) -> None:
+    assert "./nowhere.jsonl" in refused(capsys, "run", config, f"{key}=./nowhere.jsonl")
+
+
+def test_missing_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nothing.yaml" in refused(capsys, "run", tmp_path / "nothing.yaml")
+
+
+def test_missing_model_folder_is_named(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "./no-model" in refused(capsys, "run", config, "model.name_or_path=./no-model")
+
+
+def test_wrong_column_lists_those_there(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "run", config, "pool.0.columns={messages: turns}")
+    assert "turns" in line
+    assert "id, messages" in line
+
+
+def test_wrong_subtask_column_lists_those_there(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "run", config, "targets.0.subtask_column=topic")
+    assert "topic" in line
+    assert "kind" in line
+
+
+def test_broken_json_names_file_and_line(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pool = tmp_path / "pool.jsonl"
+    lines = pool.read_text().splitlines()
+    lines[4] = lines[4][:-3]
+    pool.write_text("\n".join(lines))
+    line = refused(capsys, "run", config)
+    assert "pool.jsonl" in line
+    assert "line 5" in line
+
+
+def test_empty_pool(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pool.jsonl").write_text("")
+    assert "pool.jsonl" in refused(capsys, "run", config)
+
+
+def test_pool_without_a_usable_row_says_why(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_jsonl(tmp_path / "pool.jsonl", [conversation("a", "Why?", " ")])
+    assert "every assistant text is empty" in refused(capsys, "run", config)
+
+
+def test_target_without_examples(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "target.jsonl").write_text("\n")
+    assert "target.jsonl" in refused(capsys, "run", config)
+
+
+def test_template_that_cannot_be_masked(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    template = tmp_path / "last.jinja"
+    template.write_text("{{ messages | length }}: {{ messages[-1].content }}")
+    line = refused(capsys, "run", config, f"encoding.template={template}")
+    assert "last.jinja" in line
+    assert "can't be masked" in line
+
+
+def test_duplicate_ids_name_both_rows(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = small_pool()
+    rows[9]["id"] = rows[2]["id"]
+    write_jsonl(tmp_path / "pool.jsonl", rows)
+    line = refused(capsys, "run", config)
+    assert rows[2]["id"] in line
+    assert "3" in line
+    assert "10" in line
+
+
+def test_checkpoint_that_does_not_fit_the_model(
+    config: Path, tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gradsift("run", config, "--until", "warmup") == 0
+    saved = min((tmp_path / "run" / "warmup").glob("checkpoint-*"))
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model_folder, other)
+    _halve_the_model(other)
+    values = yaml.safe_load(config.read_text())
+    values |= {"run_dir": str(tmp_path / "second"), "warmup": {"checkpoints": [str(saved)]}}
+    values["model"]["name_or_path"] = str(other)
+    config.write_text(yaml.safe_dump(values))
+    line = refused(capsys, "run", config)
+    assert saved.name in line
+    assert "shape" in line
+
+
+def _halve_the_model(folder: Path) -> None:
+    """Replace the model by one of half the width."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    smaller = AutoConfig.from_pretrained(folder)
+    smaller.hidden_size //= 2
+    smaller.head_dim = smaller.hidden_size // smaller.num_attention_heads
+    AutoModelForCausalLM.from_config(smaller).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "override", ["encoding.max_length=64", "features.projection.dim=32", "warmup.lora.r=2", "seed=1", "pool.0.limit=9"]
+)
+def test_run_folder_made_with_other_settings_names_the_key(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str
+) -> None:
+    assert gradsift("run", config, "--until", "encode") == 0
+    line = refused(capsys, "run", config, override)
+    assert override.partition("=")[0] in line
+    assert (tmp_path / "run" / "pool" / "manifest.json").is_file()
+
+
+def test_changed_pool_file_is_refused(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gradsift("run", config, "--until", "encode") == 0
+    write_jsonl(tmp_path / "pool.jsonl", small_pool(30))
+    assert "has changed" in refused(capsys, "run", config)
+
+
+def test_stage_before_its_time_says_what_to_run(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "gradsift warmup" in refused(capsys, "features", config)
+
+
+def test_full_disk_keeps_what_was_finished(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gradsift import store
+
+    assert gradsift("run", config, "--until", "warmup") == 0
+    real, calls = store.save_file, []
+
+    def full_at_the_third(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*arguments)
+
+    monkeypatch.setattr(store, "save_file", full_at_the_third)
+    assert "no space left" in refused(capsys, "run", config)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "features").rglob("shard-*")}
+    assert len(kept) == 2
+    assert gradsift("run", config) == 0
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+
+
+def test_disk_too_small_for_the_features_is_said_before_they_are_made(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gradsift("run", config, "--until", "warmup") == 0
+    usage = shutil.disk_usage(config.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    assert "GB free" in refused(capsys, "run", config)
+
+
+def test_debug_shows_the_traceback(config: Path) -> None:
+    from gradsift.errors import ConfigError
+
+    with pytest.raises(ConfigError):
+        gradsift("run", config, "--debug", "warmup.epochs=0")
+
+
+def test_rows_set_aside_are_listed(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [*small_pool(), conversation("silent", "Hello?", "")]
+    write_jsonl(tmp_path / "pool.jsonl", rows)
+    assert gradsift("run", config) == 0
+    aside = [json.loads(line) for line in (tmp_path / "run" / "pool" / "set_aside.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in aside] == ["silent"]
+    assert "25 rows read, 1 set aside" in capsys.readouterr().out
