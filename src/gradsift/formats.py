@@ -1,7 +1,8 @@
-"""Row formats: how one raw row (a dict of columns) becomes a list of messages, and which columns give a format away.
+"""Row formats: how a raw row, a dict of columns, becomes a list of messages, and which columns say its
+format.
 
-A conversation is spread over several rows, or several share one, in the OpenAssistant layouts alone: there a row
-gives the nodes of message trees, and `conversations` the paths through them.
+A conversation is spread over several rows, or several share one, in the OpenAssistant layouts alone: there a
+row gives the nodes of message trees, and `conversations` the paths through them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ MAX_LISTED, MAX_NAME = 20, 40
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """How a turn says who speaks and what: the keys to look under, first come first served, and the roles' names."""
+    """How a turn says who speaks and what: the keys to look under, in order, and the roles' names."""
 
     role_keys: tuple[str, ...]
     content_keys: tuple[str, ...]
@@ -116,8 +117,8 @@ def recognise(
 ) -> str:
     """The name of the first format of FORMATS, in its order, whose required columns are all there.
 
-    `renamed` maps fields to the user's columns: only formats that have those fields are looked at. `among` narrows
-    the choice. Raises DataError listing the columns where nothing fits.
+    `renamed` maps fields to the user's columns: only formats that have those fields are looked at. `among`
+    narrows the choice. Raises DataError listing the columns where nothing fits.
     """
     names = [name for name in FORMATS if among is None or name in among]
     for name in names:
@@ -265,7 +266,7 @@ def _prompt_completion(fields: Fields) -> list[Message]:
 
 
 def _flan(fields: Fields) -> list[Message]:
-    """Inputs and targets as they are; open-instruct ends inputs with a newline, which Tulu's template then trims."""
+    """Inputs and targets as they are. Open-instruct ends inputs with a newline; Tulu's template trims it."""
     return [_user(_text(fields, "inputs")), _assistant(_text(fields, "targets"))]
 
 
@@ -284,10 +285,12 @@ def _cot(fields: Fields) -> list[Message]:
 def _dolly(fields: Fields) -> list[Message]:
     """Instruction, blank line, context.
 
-    That is open-instruct's fixed wording. For Tulu it drew one of fourteen wordings a row, so that the paper's Dolly
-    rows differ from these in the words around the texts.
+    That is open-instruct's fixed wording. For Tulu it drew one of fourteen wordings a row, so that the
+    paper's Dolly rows differ from these in the words around the texts.
     """
-    asked = [text for text in (_text(fields, "instruction"), _optional_text(fields, "context")) if text.strip()]
+    asked = [
+        text for text in (_text(fields, "instruction"), _optional_text(fields, "context")) if text.strip()
+    ]
     return [_user("\n\n".join(asked)), _assistant(_text(fields, "response"))]
 
 
@@ -335,9 +338,9 @@ def _tree_nodes(fields: Fields) -> list[Node]:
 def conversations(nodes: Sequence[Node], language: str | None = None) -> Iterator[Conversation]:
     """One conversation a root-to-leaf path, depth first, replies in the order of `nodes`.
 
-    An unusable message goes with everything below it, and so does one whose parent isn't there. A path that ends in
-    a question is cut back to its last answer; the same conversation comes once. With a `language`, every message of
-    the path has to be in it. Raises DataError where a message id stands twice.
+    An unusable message goes with everything below it, and so does one whose parent isn't there. A path that
+    ends in a question is cut back to its last answer; the same conversation comes once. With a `language`,
+    every message of the path has to be in it. Raises DataError where a message id stands twice.
     """
     twice = [name for name, count in Counter(node.id for node in nodes).items() if count > 1]
     if twice:
@@ -375,7 +378,9 @@ _NODE_FLAGS = ("lang", "deleted", "synthetic", "review_result")
 
 FORMATS: dict[str, Format] = {
     "messages": Format(("messages",), ("system",), partial(_turn_messages, "messages", TURNS)),
-    "sharegpt": Format(("conversations",), ("system",), partial(_turn_messages, "conversations", SHAREGPT_TURNS)),
+    "sharegpt": Format(
+        ("conversations",), ("system",), partial(_turn_messages, "conversations", SHAREGPT_TURNS)
+    ),
     "prompt_completion": Format(("prompt", "completion"), messages=_prompt_completion),
     "alpaca": Format(("instruction", "output"), ("input", "system", "history"), _alpaca),
     "dolly": Format(("instruction", "response"), ("context",), _dolly),
@@ -386,7 +391,7 @@ FORMATS: dict[str, Format] = {
     "oasst_trees": Format(("message_tree_id", "prompt"), nodes=_tree_nodes, tree_per_row=True),
     "oasst_messages": Format(("message_id", "parent_id", "text", "role"), _NODE_FLAGS, nodes=_message_node),
 }
-"""The formats, in the order in which `recognise` tries them: where two fit, the one nearer to messages wins."""
+"""The formats, in the order in which `recognise` tries them: where two fit, the first one wins."""
 
 
 def sharegpt_with(turns: Turns) -> Format:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -153,8 +154,12 @@ def _wrapped(
 ) -> nn.Module:
     import peft
 
+    config.base_model_name_or_path = getattr(base, "name_or_path", None)
     try:
-        model: nn.Module = peft.get_peft_model(base, config)
+        with warnings.catch_warnings():
+            # PEFT 0.21 asks transformers 5.2x for a name that it has since renamed.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            model: nn.Module = peft.get_peft_model(base, config)
     except (ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise error_class(f"{place}the adapter doesn't fit the model: {reason}") from error

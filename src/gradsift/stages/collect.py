@@ -72,10 +72,17 @@ class StoreTask:
 
 @dataclass(frozen=True)
 class Unit:
-    """One shard of a store."""
+    """One shard of a store, and the rows `start` … `stop - 1` that it holds."""
 
     task: StoreTask
+    start: int
+    stop: int
     shard: int
+
+    @property
+    def num_rows(self) -> int:
+        """R."""
+        return self.stop - self.start
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ class FeaturesStage:
 
     def _do(self, units: Sequence[Unit], unfinished: Sequence[tuple[StoreTask, StoreWriter]]) -> list[Unit]:
         """Do the units; what is left of them when a worker was lost."""
-        total = sum(_bounds(unit, self.config)[1] - _bounds(unit, self.config)[0] for unit in units)
+        total = sum(unit.num_rows for unit in units)
         make_worker = partial(FeatureWorker, self.model, self.config)
         with Progress("features", total) as progress:
             try:
@@ -155,11 +162,9 @@ class FeaturesStage:
 
     def _require_space(self, unfinished: Sequence[tuple[StoreTask, StoreWriter]], units: Sequence[Unit]) -> None:
         value_bytes = DTYPES[self.config.store_dtype].itemsize
-        rows = {unit: _bounds(unit, self.config) for unit in units}
-        needed = sum(
-            (stop - start) * (unit.task.meaning["projection"]["dim"] * value_bytes + 8)
-            for unit, (start, stop) in rows.items()
-        ) + MANIFEST_BYTES * len(unfinished)
+        row_bytes = {task.folder: task.meaning["projection"]["dim"] * value_bytes + 8 for task, _ in unfinished}
+        needed = MANIFEST_BYTES * len(unfinished)
+        needed += sum(unit.num_rows * row_bytes[unit.task.folder] for unit in units)
         free = shutil.disk_usage(self.run.path).free
         if needed > free:
             raise UserError(
@@ -177,16 +182,7 @@ def store_writer(task: StoreTask, config: FeaturesConfig) -> StoreWriter:
 
 def _missing(unfinished: Sequence[tuple[StoreTask, StoreWriter]]) -> list[Unit]:
     """The shards still to make: a checkpoint's pool, then its targets, so that it is loaded once."""
-    return [Unit(task, shard) for task, writer in unfinished for shard in writer.missing()]
-
-
-def _bounds(unit: Unit, config: FeaturesConfig) -> tuple[int, int]:
-    return store_bounds(unit.task.corpus, unit.shard, config.shard_rows)
-
-
-def store_bounds(corpus: Path, shard: int, shard_rows: int) -> tuple[int, int]:
-    """First row of a shard and the row after its last."""
-    return shard * shard_rows, min((shard + 1) * shard_rows, Corpus(corpus).num_rows)
+    return [Unit(task, *writer.bounds(shard), shard) for task, writer in unfinished for shard in writer.missing()]
 
 
 class FeatureWorker:
@@ -211,7 +207,7 @@ class FeatureWorker:
             self._writers[task.folder] = store_writer(task, self._config)
             self._corpora[task.folder] = Corpus(task.corpus)
         writer = self._writers[task.folder]
-        rows = self._corpora[task.folder].rows(*writer.bounds(unit.shard))
+        rows = self._corpora[task.folder].rows(unit.start, unit.stop)
         writer.write(unit.shard, self._features(rows, task.meaning, report))
 
     def _load(self, checkpoint: Checkpoint) -> None:
