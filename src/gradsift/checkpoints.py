@@ -185,14 +185,14 @@ def _read_own_moments(
     return moments, AdamSettings(facts["step"], tuple(facts["betas"]), facts["eps"])
 
 
-def _read_optimizer(
-    path: Path, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[dict[str, Moments], AdamSettings]:
+def _read_optimizer(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Moments], AdamSettings]:
     state = _load_pickled_tensors(path)
     if not isinstance(state, Mapping) or not {"state", "param_groups"} <= state.keys():
         raise CheckpointError(f"{path}: is not the state of a torch optimizer")
     if not state["state"]:
-        raise CheckpointError(f"{path}: its state is empty (DeepSpeed and FSDP keep it elsewhere); consolidate it first")
+        raise CheckpointError(
+            f"{path}: its state is empty (DeepSpeed and FSDP keep it elsewhere); consolidate it first"
+        )
     keys = _keys_by_name(path, state, shapes)
     moments: dict[str, Moments] = {}
     for name, shape in shapes.items():
@@ -286,7 +286,12 @@ def import_checkpoint(saved: Path, destination: Path, shapes: Mapping[str, tuple
     tensors = {f"{name}.exp_avg": pair.first_OI.contiguous() for name, pair in moments.items()}
     tensors |= {f"{name}.exp_avg_sq": pair.second_OI.contiguous() for name, pair in moments.items()}
     save_file(tensors, temporary / MOMENTS_FILE)
-    facts = {"step": adam.step, "learning_rate": checkpoint.learning_rate, "betas": adam.betas, "eps": adam.eps}
+    facts = {
+        "step": adam.step,
+        "learning_rate": checkpoint.learning_rate,
+        "betas": adam.betas,
+        "eps": adam.eps,
+    }
     write_json(temporary / CHECKPOINT_JSON, facts)
     shutil.rmtree(destination, ignore_errors=True)
     temporary.replace(destination)
@@ -297,4 +302,3 @@ def list_checkpoints(folder: Path) -> list[Checkpoint]:
     """Our own checkpoints in a warmup folder, in the order of their steps."""
     found = [load_checkpoint(path.parent) for path in folder.glob(f"checkpoint-*/{CHECKPOINT_JSON}")]
     return sorted(found, key=lambda checkpoint: checkpoint.step)
-

@@ -27,7 +27,7 @@ TORCH_WRITE_FAILED = ("pytorchstreamwriter failed", "file write failed", "unexpe
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status: 0 done, 2 the user's input is wrong, 1 anything else."""
-    options = _parser().parse_args(arguments)
+    options = _options(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     _quiet_libraries()
     try:
@@ -41,8 +41,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _refuse(options, "no space left on the disk: free some and run again; what was finished is kept")
         if options.debug:
             raise
-        print(f"gradsift: {type(error).__name__}: {error}\n(a fault of ours: --debug shows where)", file=sys.stderr)
+        print(
+            f"gradsift: {type(error).__name__}: {error}\n(a fault of ours: --debug shows where)",
+            file=sys.stderr,
+        )
         return OWN_FAULT
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The parsed command line; overrides may stand before and after the other options."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    overrides = [text for text in rest if "=" in text and not text.startswith("-")]
+    unknown = [text for text in rest if text not in overrides]
+    if unknown or (overrides and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(unknown or overrides)}")
+    if overrides:
+        options.overrides += overrides
+    return options
 
 
 def _refuse(options: argparse.Namespace, message: str, status: int = USER_FAULT) -> int:

@@ -53,7 +53,7 @@ class DemoSizes:
     warmup_batch: int = 16
 
 
-def demo(out: Path, sizes: DemoSizes = DemoSizes()) -> str:  # noqa: B008 (frozen)
+def demo(out: Path, sizes: DemoSizes = DemoSizes()) -> str:
     """The run's summary, and the share of each skill in the pool and in the selection, as text."""
     out = out.expanduser().resolve()
     _keep_rows(out / "pool.jsonl", pool_rows(sizes.pool_rows, POOL_SEED))

@@ -43,7 +43,13 @@ def addition(random: Random) -> Task:
     """A sum told as a story."""
     first, second = random.randint(2, 20), random.randint(2, 20)
     names = random.sample(NAMES, 2)
-    fields = {"a": str(first), "b": str(second), "thing": random.choice(THINGS), "name": names[0], "other": names[1]}
+    fields = {
+        "a": str(first),
+        "b": str(second),
+        "thing": random.choice(THINGS),
+        "name": names[0],
+        "other": names[1],
+    }
     return Task(fields, str(first + second))
 
 

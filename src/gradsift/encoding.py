@@ -129,9 +129,7 @@ class ChatTemplate:
             )
         return text, spans
 
-    def _render(
-        self, messages: Sequence[Message], add_generation_prompt: bool = False
-    ) -> tuple[str, list[Span]]:
+    def _render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> tuple[str, list[Span]]:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         texts, spans = render_jinja_template(
@@ -178,9 +176,7 @@ def _resolve(tokenizer: Any, name: str) -> tuple[str, str, bool]:
         return path.name, path.read_text(encoding="utf-8"), False
     if path.suffix or "/" in name:
         raise TemplateError(f"encoding.template: there is no file {name}")
-    raise TemplateError(
-        f"encoding.template: unknown template {name!r}{nearest(name, ['auto', *BUILT_IN_TEMPLATES])}"
-    )
+    raise TemplateError(f"encoding.template: unknown template {name!r}{nearest(name, ['auto', *BUILT_IN_TEMPLATES])}")
 
 
 class Encoder:
@@ -231,9 +227,7 @@ class Encoder:
                 f"the template {self.template.name} is not valid Jinja: {error.message}, line {error.lineno}"
             ) from error
         except JinjaError as error:
-            return SetAside(
-                example.id, example.source, example.row, f"the template refuses it: {error.message}"
-            )
+            return SetAside(example.id, example.source, example.row, f"the template refuses it: {error.message}")
 
     def prompt_and_completion(self, example: Example) -> tuple[str, str]:
         """The text before and after the point where the last assistant turn is learned from."""
@@ -269,7 +263,7 @@ class Encoder:
         labels = np.where(supervised, input_ids, np.int32(IGNORED)).astype(np.int32)
         row = EncodedRow(example.id, example.source, example.row, example.subtask, input_ids, labels)
         if row.num_supervised == 0:
-            reason = f"no assistant text within {self._max_length} tokens"
+            reason = f"no assistant text within {self._max_length} tokens (encoding.max_length)"
             return SetAside(example.id, example.source, example.row, reason)
         return row
 

@@ -288,9 +288,7 @@ def _dolly(fields: Fields) -> list[Message]:
     That is open-instruct's fixed wording. For Tulu it drew one of fourteen wordings a row, so that the
     paper's Dolly rows differ from these in the words around the texts.
     """
-    asked = [
-        text for text in (_text(fields, "instruction"), _optional_text(fields, "context")) if text.strip()
-    ]
+    asked = [text for text in (_text(fields, "instruction"), _optional_text(fields, "context")) if text.strip()]
     return [_user("\n\n".join(asked)), _assistant(_text(fields, "response"))]
 
 
@@ -378,16 +376,12 @@ _NODE_FLAGS = ("lang", "deleted", "synthetic", "review_result")
 
 FORMATS: dict[str, Format] = {
     "messages": Format(("messages",), ("system",), partial(_turn_messages, "messages", TURNS)),
-    "sharegpt": Format(
-        ("conversations",), ("system",), partial(_turn_messages, "conversations", SHAREGPT_TURNS)
-    ),
+    "sharegpt": Format(("conversations",), ("system",), partial(_turn_messages, "conversations", SHAREGPT_TURNS)),
     "prompt_completion": Format(("prompt", "completion"), messages=_prompt_completion),
     "alpaca": Format(("instruction", "output"), ("input", "system", "history"), _alpaca),
     "dolly": Format(("instruction", "response"), ("context",), _dolly),
     "flan": Format(("inputs", "targets"), messages=_flan),
-    "cot": Format(
-        ("question", "answer", "rationale"), messages=_cot, headerless=("question", "answer", "rationale")
-    ),
+    "cot": Format(("question", "answer", "rationale"), messages=_cot, headerless=("question", "answer", "rationale")),
     "oasst_trees": Format(("message_tree_id", "prompt"), nodes=_tree_nodes, tree_per_row=True),
     "oasst_messages": Format(("message_id", "parent_id", "text", "role"), _NODE_FLAGS, nodes=_message_node),
 }

@@ -33,9 +33,7 @@ def example_losses(model: nn.Module, batch: Batch) -> Tensor:
     num_tokens_B = supervised_BT.sum(dim=1)
     assert bool((num_tokens_B > 0).all()), "a row without a supervised token reached the model"
     with _only_positions(model, supervised_BT):
-        output = model(
-            input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False
-        )
+        output = model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
     logits_SV = output.logits.squeeze(0)
     losses_S = functional.cross_entropy(logits_SV.float(), targets_BT[supervised_BT], reduction="none")
     rows_S = supervised_BT.nonzero()[:, 0]
@@ -91,7 +89,7 @@ class PerExampleGradients:
         self._consume = consume_once
         try:
             losses_B = example_losses(self._model, batch)
-            losses_B.sum().backward()  # type: ignore[no-untyped-call]
+            losses_B.sum().backward()
         finally:
             self._inputs, self._consume = {}, None
         if pending:
@@ -153,9 +151,7 @@ def _listed(names: set[str] | list[str], most: int = 5) -> str:
     return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def adam_feature(
-    gradients_BOI: Tensor, form: AdamForm, moments: Moments | None, adam: AdamSettings | None
-) -> Tensor:
+def adam_feature(gradients_BOI: Tensor, form: AdamForm, moments: Moments | None, adam: AdamSettings | None) -> Tensor:
     """Γ of METHOD section 2, float32 [B, O, I]; the input block is overwritten.
 
     `reference` is the authors' code: m' / √(v' + ε) with β = (0.9, 0.999), ε = 1e-8, no bias correction.
@@ -177,9 +173,7 @@ def adam_feature(
     return first_BOI.div_(second_BOI.div_(second_correction).sqrt_().add_(adam.eps))
 
 
-def _updated_moments(
-    gradients_BOI: Tensor, moments: Moments, betas: tuple[float, float]
-) -> tuple[Tensor, Tensor]:
+def _updated_moments(gradients_BOI: Tensor, moments: Moments, betas: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """m' and v' of each example: β m + (1 - β) g in place of g, and a new block for the second moment."""
     beta1, beta2 = betas
     second_BOI = torch.square(gradients_BOI).mul_(1 - beta2).add_(moments.second_OI, alpha=beta2)

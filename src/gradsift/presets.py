@@ -34,9 +34,7 @@ PRESETS: dict[str, Preset] = {
     "flan_v2": Preset(TULU_STORE, ("flan", "messages"), 100_000, files=("flan_v2_resampled_100k.jsonl",)),
     # FLAN's zero-shot and few-shot prompts. Tulu draws 50,000 from each file; here the 100,000 are drawn
     # from both together. A folder of FLAN's tab-separated files (question, answer, rationale) is read too.
-    "cot": Preset(
-        TULU_STORE, ("cot", "flan", "messages"), 100_000, files=("cot_zsopt.jsonl", "cot_fsopt.jsonl")
-    ),
+    "cot": Preset(TULU_STORE, ("cot", "flan", "messages"), 100_000, files=("cot_zsopt.jsonl", "cot_fsopt.jsonl")),
     "dolly": Preset("databricks/databricks-dolly-15k", ("dolly", "messages"), 15_011),
     # Tulu reads the trees that are ready for export, which the hub splits in two, in all their languages:
     # hence no language. It drops paths that end in a question; here they are cut back to their last answer.

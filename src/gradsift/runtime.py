@@ -111,9 +111,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunFolderError(
-                f"another gradsift process is working in {folder}: wait for it, or stop it"
-            ) from None
+            raise RunFolderError(f"another gradsift process is working in {folder}: wait for it, or stop it") from None
         yield
 
 

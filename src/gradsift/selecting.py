@@ -41,7 +41,8 @@ def ranking(scores: npt.NDArray[np.float64], ids: Sequence[str], sources: Sequen
     selectable = np.flatnonzero(np.isfinite(scores))
     table = pa.table({"score": scores, "id": pa.array(ids, pa.string()), "source": pa.array(sources, pa.string())})
     keys = [("score", "descending"), ("id", "ascending"), ("source", "ascending")]
-    return selectable[pc.sort_indices(table.take(selectable), sort_keys=keys).to_numpy().astype(np.int64)]
+    order: npt.NDArray[np.uint64] = pc.sort_indices(table.take(selectable), sort_keys=keys).to_numpy()
+    return selectable[order]
 
 
 def select_top(

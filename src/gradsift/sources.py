@@ -113,7 +113,7 @@ class SourceConfig(BaseModel):
     def _one_place(self) -> SourceConfig:
         if self.llamafactory is not None:
             self._refuse("llamafactory", "path", "preset", "format", "split", "subset")
-        elif self.path is None and self.preset is None:
+        elif not self.path and self.preset is None:
             raise ValueError("give one of path (a file, a folder or a hub dataset), preset, or llamafactory")
         if self.limit is not None:
             self._refuse("limit", "sample")
@@ -254,7 +254,7 @@ def _with_preset(settings: _Settings, source: SourceConfig) -> _Settings:
         sample=preset.num_examples if whole else source.sample,
         language=source.language or preset.language,
     )
-    if source.path is not None:
+    if source.path:
         return settings
     return replace(
         settings,
@@ -422,11 +422,7 @@ class _Table:
 def _container(settings: _Settings) -> _Container:
     """Raises DataError where nothing has that name here, nor could have on the hub."""
     path = Path(settings.place).expanduser()
-    local = (
-        path.exists() or _looks_like_a_file(settings.place)
-        if settings.on_hub is None
-        else not settings.on_hub
-    )
+    local = path.exists() or _looks_like_a_file(settings.place) if settings.on_hub is None else not settings.on_hub
     if not local:
         return _Table(settings.place, cache(partial(_load_from_hub, settings)))
     if not path.exists():
@@ -437,9 +433,7 @@ def _container(settings: _Settings) -> _Container:
     _require_no_splits(settings)
     paths = _data_files(path) if path.is_dir() else [path]
     if _suffix(paths[0]) not in FILE_KINDS:
-        raise DataError(
-            f"is no kind of file that can be read; known: {', '.join(FILE_KINDS)} (and .gz)", path
-        )
+        raise DataError(f"is no kind of file that can be read; known: {', '.join(FILE_KINDS)} (and .gz)", path)
     return _Files(str(path), paths, settings.headerless)
 
 
@@ -702,9 +696,7 @@ def _columns_of(raw: _Raw) -> Mapping[str, Any]:
     """A row as an object. Raises DataError without a place."""
     value = raw.content if not isinstance(raw.content, bytes) else _parsed(raw.content)
     if not isinstance(value, dict):
-        raise DataError(
-            f"is {'null' if value is None else f'a {type(value).__name__}'}, not an object with columns"
-        )
+        raise DataError(f"is {'null' if value is None else f'a {type(value).__name__}'}, not an object with columns")
     return value
 
 

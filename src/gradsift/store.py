@@ -24,7 +24,15 @@ FORMAT_VERSION = 1
 MEANING_FILE = "meaning.json"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
-JOINED_FIELDS = ("checkpoint", "base_model", "tokenizer", "template", "max_length", "parameters", "projection")
+JOINED_FIELDS = (
+    "checkpoint",
+    "base_model",
+    "tokenizer",
+    "template",
+    "max_length",
+    "parameters",
+    "projection",
+)
 """Fields of the meaning that a pool's and a target's store must share. What they don't: data, gradient, dtypes."""
 
 SMALL_FLOAT16, LARGE_FLOAT16 = 2.0**-6, 2.0**15

@@ -107,9 +107,7 @@ class EncodeStage:
         return self._encoder
 
 
-def _encoded(
-    encoder: Encoder, examples: Iterable[Example], progress: Progress
-) -> Iterator[EncodedRow | SetAside]:
+def _encoded(encoder: Encoder, examples: Iterable[Example], progress: Progress) -> Iterator[EncodedRow | SetAside]:
     stream = iter(examples)
     while chunk := list(islice(stream, CHUNK)):
         results = encoder.encode(chunk)
@@ -149,12 +147,14 @@ def _require_same_target(corpus: Corpus, settings: dict[str, Any]) -> None:
     for key, before in corpus.manifest["settings"].items():
         if settings[key] != before:
             raise RunFolderError(
-                f"target {settings['name']} was encoded in {corpus.folder} with {key}={before!r}, now {settings[key]!r}: "
-                "give the new target another name"
+                f"target {settings['name']} was encoded in {corpus.folder} with {key}={before!r}, now "
+                f"{settings[key]!r}: give the new target another name"
             )
 
 
 def _reasons(corpus: Corpus) -> str:
     reasons = corpus.manifest["set_aside"]
-    listed = ", ".join(f"{count} × {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:3])
+    listed = ", ".join(
+        f"{count} × {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:3]
+    )
     return f": {listed}" if listed else ""

@@ -145,7 +145,9 @@ def _lists(scores_NG: torch.Tensor) -> pa.Array:
 def _warn(side: TargetSide, num_unselectable: int) -> None:
     if num_unselectable:
         logger.warning(
-            "score %s: %d pool rows have zero or non-finite features and can't be selected", side.name, num_unselectable
+            "score %s: %d pool rows have zero or non-finite features and can't be selected",
+            side.name,
+            num_unselectable,
         )
     if side.num_unusable:
         logger.warning("score %s: %d target examples have no direction and don't count", side.name, side.num_unusable)

@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from gradsift.artifact import atomic_open, file_sha256, fingerprint, read_json, write_json
 from gradsift.corpus import Corpus
-from gradsift.errors import DataError, RunFolderError
+from gradsift.errors import DataError
 from gradsift.runfolder import RunFolder
 from gradsift.selecting import SelectConfig, ranking, select_top, wanted_count
-from gradsift.sources import SourceConfig, selected_lines, source_fingerprint
+from gradsift.sources import SourceConfig, selected_lines
 from gradsift.stages.score import read_scores
 
 logger = logging.getLogger(__name__)
@@ -51,26 +51,21 @@ def select(run: RunFolder, sources: Sequence[SourceConfig], target: str, config:
 
 def _chosen(table: pa.Table, num_read: int, config: SelectConfig) -> Any:
     """Positions of the chosen rows in the table, best first."""
-    ranked = ranking(
-        table["score"].to_numpy().astype(np.float64), table["id"].to_pylist(), table["source"].to_pylist()
-    )
+    ranked = ranking(table["score"].to_numpy().astype(np.float64), table["id"].to_pylist(), table["source"].to_pylist())
     if config.tokens is None and len(ranked) < wanted_count(num_read, config):
-        logger.warning("select: %d rows asked for, only %d can be selected", wanted_count(num_read, config), len(ranked))
+        logger.warning(
+            "select: %d rows asked for, only %d can be selected", wanted_count(num_read, config), len(ranked)
+        )
     return select_top(ranked, table["num_tokens"].to_numpy(), num_read, config)
 
 
 def _lines(corpus: Corpus, sources: Sequence[SourceConfig], chosen: Any, seed: int) -> list[bytes]:
-    """The chosen rows as the user wrote them."""
+    """The chosen rows as the user wrote them; the encode stage has checked that the files are as they were."""
     table = corpus.table(["source", "source_row"]).take(chosen)
     keys = list(zip(table["source"].to_pylist(), table["source_row"].to_pylist(), strict=True))
     lines: dict[str, Mapping[int, bytes]] = {}
     for source in sources:
         rows = [row for name, row in keys if name == source.name]
-        if not rows:
-            continue
-        if source_fingerprint(source) != corpus.manifest["sources"][source.name]:
-            raise RunFolderError(
-                f"pool source {source.name} has changed since {corpus.folder} was made from it: put the file back as it was"
-            )
-        lines[str(source.name)] = selected_lines(source, seed, rows)
+        if rows:
+            lines[str(source.name)] = selected_lines(source, seed, rows)
     return [lines[source][row] for source, row in keys]

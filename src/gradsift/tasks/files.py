@@ -119,11 +119,7 @@ def _rows(path: Path) -> list[Row]:
     if not path.name.endswith((".jsonl", ".jsonl.gz")):
         raise DataError("neither JSONL (.jsonl, .jsonl.gz) nor a file of the authors' layout", path)
     with opened(path) as file:
-        return [
-            Row(_parsed(text, path, line), path, line)
-            for line, text in enumerate(file, start=1)
-            if text.strip()
-        ]
+        return [Row(_parsed(text, path, line), path, line) for line, text in enumerate(file, start=1) if text.strip()]
 
 
 def _parsed(text: str, path: Path, line: int | None = None) -> dict[str, Any]:

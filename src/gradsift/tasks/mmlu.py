@@ -52,9 +52,7 @@ def validation_examples(path: Path, target: str) -> list[Example]:
 def mmlu_prompt(subject: str, question: str, choices: Sequence[str]) -> str:
     """The user turn: what the questions are about, the question, and a line per choice."""
     # Two spaces before the subject: so it stands in the authors' prompts.
-    heading = (
-        f"The following are multiple choice questions (with answers) about  {subject.replace('_', ' ')}."
-    )
+    heading = f"The following are multiple choice questions (with answers) about  {subject.replace('_', ' ')}."
     lines = [f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False)]
     return "\n".join([heading, "", question, *lines, "Answer:"])
 
