@@ -148,10 +148,20 @@ def _halve_the_model(folder: Path) -> None:
 def test_run_folder_made_with_other_settings_names_the_key(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str
 ) -> None:
-    assert gradsift("run", config, "--until", "encode") == 0
+    assert gradsift("run", config) == 0
+    selection = tmp_path / "run" / "selection" / "sums" / "less.jsonl"
+    before = selection.read_bytes()
     line = refused(capsys, "run", config, override)
     assert override.partition("=")[0] in line
-    assert (tmp_path / "run" / "pool" / "manifest.json").is_file()
+    assert selection.read_bytes() == before
+
+
+def test_mistake_found_on_the_way_can_be_mended_in_the_same_run_folder(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "./nowhere.jsonl" in refused(capsys, "run", config, "pool.0.path=./nowhere.jsonl")
+    assert "nothing_proj" in refused(capsys, "run", config, "warmup.lora.target_modules=[nothing_proj]")
+    assert gradsift("run", config) == 0
 
 
 def test_changed_pool_file_is_refused(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

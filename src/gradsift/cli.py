@@ -123,8 +123,8 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    for name in ("httpx", "datasets", "filelock"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("httpx", "datasets", "filelock", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from gradsift.artifact import atomic_open
+from gradsift.corpus import Corpus
 from gradsift.encoding import EncodingConfig
 from gradsift.errors import ConfigError, RunFolderError, nearest
 from gradsift.modeling import ModelConfig
@@ -24,10 +25,8 @@ from gradsift.stages.train import WarmupConfig
 
 Named = TypeVar("Named", SourceConfig, TargetConfig)
 
-FIXED_SECTIONS = ("seed", "model", "pool", "encoding", "warmup", "features")
-"""Sections that decide what the run folder holds. Scores and selections are made again when theirs change."""
 FREE_KEYS = ("features.tokens_per_batch", "warmup.micro_batch_size")
-"""Keys of fixed sections that change speed and memory alone."""
+"""Keys that change speed and memory alone; scores and selections are made again when their sections change."""
 
 
 class RunConfig(BaseModel):
@@ -177,13 +176,14 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 def keep_config(config: RunConfig) -> None:
     """Write the resolved config into the run folder, or refuse a folder that was made with another one.
 
-    Raises RunFolderError naming the first key that differs, with both values.
+    Raises RunFolderError naming the first key that differs, with both values. A section binds only once something
+    was made with it, so that a mistake found on the way can be mended.
     """
     path = config.run.config
     now = config.model_dump(mode="json")
     if path.is_file():
         before = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for section in FIXED_SECTIONS:
+        for section in _binding_sections(config.run):
             difference = _difference(before.get(section), now[section], section)
             if difference:
                 raise RunFolderError(
@@ -191,6 +191,17 @@ def keep_config(config: RunConfig) -> None:
                 )
     with atomic_open(path) as file:
         file.write(yaml.safe_dump(now, sort_keys=False, allow_unicode=True).encode())
+
+
+def _binding_sections(run: RunFolder) -> tuple[str, ...]:
+    """The sections that something in the run folder was made with."""
+    sections: tuple[str, ...] = ()
+    if Corpus.is_finished(run.pool):
+        sections += ("seed", "model", "pool", "encoding")
+    has_features = any(run.path.glob("features/**/*.json"))
+    if has_features or any(run.warmup.glob("checkpoint-*")):
+        sections += ("warmup",)
+    return (*sections, "features") if has_features else sections
 
 
 def _difference(before: Any, now: Any, key: str) -> str | None:
