@@ -47,7 +47,9 @@ def conversation(row_id: str, question: str, answer: str, **more: Any) -> dict[s
 def small_pool(count: int = 24) -> list[dict[str, Any]]:
     """Rows of different lengths with ids that don't sort as they stand."""
     return [
-        conversation(f"row-{(7 * i) % count:02d}", f"What is {i} and {i % 5}?" + " Say it." * (i % 7), f"It is {i + i % 5}.")
+        conversation(
+            f"row-{(7 * i) % count:02d}", f"What is {i} and {i % 5}?" + " Say it." * (i % 7), f"It is {i + i % 5}."
+        )
         for i in range(count)
     ]
 

@@ -21,8 +21,7 @@ def turns(*texts: str, system: str | None = None) -> list[Message]:
     """Texts of a user and an assistant in turn."""
     opening: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     return opening + [
-        {"role": "user" if index % 2 == 0 else "assistant", "content": text}
-        for index, text in enumerate(texts)
+        {"role": "user" if index % 2 == 0 else "assistant", "content": text} for index, text in enumerate(texts)
     ]
 
 
@@ -78,9 +77,7 @@ def test_missing_column_is_named_with_those_there(name: str, field: str) -> None
 
 
 def test_missing_mapped_column_is_named_with_its_field() -> None:
-    with pytest.raises(
-        DataError, match="no column 'answer' for output; the columns there are: instruction, reply"
-    ):
+    with pytest.raises(DataError, match="no column 'answer' for output; the columns there are: instruction, reply"):
         fields_of({"instruction": "Hi", "reply": "Ho"}, FORMATS["alpaca"], {"output": "answer"})
 
 
@@ -100,17 +97,13 @@ def test_number_in_place_of_text_is_refused(name: str, field: str) -> None:
         messages_of(name, ROWS[name] | {field: 3})
 
 
-@pytest.mark.parametrize(
-    ("name", "field"), [pair for pair in TEXT_FIELDS if pair[1] in FORMATS[pair[0]].required]
-)
+@pytest.mark.parametrize(("name", "field"), [pair for pair in TEXT_FIELDS if pair[1] in FORMATS[pair[0]].required])
 def test_null_in_a_required_field_is_refused(name: str, field: str) -> None:
     with pytest.raises(DataError, match=f"{field} is null, not text"):
         messages_of(name, ROWS[name] | {field: None})
 
 
-@pytest.mark.parametrize(
-    ("name", "field"), [pair for pair in TEXT_FIELDS if pair[1] in FORMATS[pair[0]].optional]
-)
+@pytest.mark.parametrize(("name", "field"), [pair for pair in TEXT_FIELDS if pair[1] in FORMATS[pair[0]].optional])
 def test_null_in_an_optional_field_is_as_if_absent(name: str, field: str) -> None:
     assert messages_of(name, ROWS[name] | {field: None}) == messages_of(name, ROWS[name])
 
@@ -250,9 +243,7 @@ def test_dolly_context_follows_a_blank_line() -> None:
 
 def test_cot_ends_with_the_answer() -> None:
     row = {"question": r"2 + 2?\nOptions:\n- 4", "answer": "4", "rationale": r"Two,\ntwice."}
-    assert messages_of("cot", row) == turns(
-        "2 + 2?\nOptions:\n- 4", "Two,\ntwice.\nTherefore, the answer is 4."
-    )
+    assert messages_of("cot", row) == turns("2 + 2?\nOptions:\n- 4", "Two,\ntwice.\nTherefore, the answer is 4.")
 
 
 def test_cot_answer_ends_with_one_full_stop() -> None:
@@ -273,10 +264,7 @@ def test_recognition_prefers_the_first_of_two_formats_that_fit() -> None:
 
 
 def test_recognition_looks_through_renamed_columns() -> None:
-    assert (
-        recognise(["instruction", "context", "response"], {"input": "context", "output": "response"})
-        == "alpaca"
-    )
+    assert recognise(["instruction", "context", "response"], {"input": "context", "output": "response"}) == "alpaca"
 
 
 def test_recognition_skips_formats_without_a_renamed_field() -> None:
@@ -297,9 +285,7 @@ def test_listed_columns_are_cut_to_a_readable_length(columns: list[str]) -> None
 # Message trees
 
 
-def node(
-    name: str, parent: str | None, text: str | None = None, *, language: str = "en", usable: bool = True
-) -> Node:
+def node(name: str, parent: str | None, text: str | None = None, *, language: str = "en", usable: bool = True) -> Node:
     """A message whose role goes by its name: q… asks, a… answers."""
     return Node(name, parent, "user" if name[0] == "q" else "assistant", text or name, language, usable)
 
@@ -356,9 +342,7 @@ def test_language_has_to_be_that_of_every_message() -> None:
 
 
 def test_language_of_a_question_that_is_cut_off_does_not_count() -> None:
-    assert paths([node("q1", None), node("a1", "q1"), node("q2", "a1", language="de")], "en") == [
-        ["q1", "a1"]
-    ]
+    assert paths([node("q1", None), node("a1", "q1"), node("q2", "a1", language="de")], "en") == [["q1", "a1"]]
 
 
 def test_message_id_that_stands_twice_is_refused() -> None:

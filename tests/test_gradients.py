@@ -61,12 +61,8 @@ def test_gradients_of_rows_of_one_length_equal_autograd_of_each_alone(
     assert_equal_to_autograd(make_lora_model(), [make_row(12, seed) for seed in range(4)])
 
 
-def test_gradients_of_padded_rows_equal_autograd_of_each_alone(
-    make_lora_model: MakeModel, make_row: MakeRow
-) -> None:
-    assert_equal_to_autograd(
-        make_lora_model(), [make_row(length, length) for length in (23, 4, 9, 17)]
-    )
+def test_gradients_of_padded_rows_equal_autograd_of_each_alone(make_lora_model: MakeModel, make_row: MakeRow) -> None:
+    assert_equal_to_autograd(make_lora_model(), [make_row(length, length) for length in (23, 4, 9, 17)])
 
 
 def test_gradients_of_several_turns_equal_autograd(make_lora_model: MakeModel, make_row: MakeRow) -> None:
@@ -97,9 +93,7 @@ def test_every_matrix_is_handed_out_once_in_float32(make_lora_model: MakeModel, 
 
     gradients(pad_rows([make_row(6, 1)]), lambda name, block: seen.append((name, tuple(block.shape), block.dtype)))
 
-    assert sorted(seen) == sorted(
-        (name, (1, *shape), torch.float32) for name, shape in gradients.shapes.items()
-    )
+    assert sorted(seen) == sorted((name, (1, *shape), torch.float32) for name, shape in gradients.shapes.items())
 
 
 def test_no_parameter_collects_a_gradient(make_lora_model: MakeModel, make_row: MakeRow) -> None:
@@ -219,9 +213,7 @@ def test_lora_on_the_output_embedding_is_refused_by_name(make_lora_model: MakeMo
         collected(gradients, [make_row(6, 1)])
 
 
-def test_lora_that_takes_no_part_in_the_loss_is_refused_by_name(
-    make_lora_model: MakeModel, make_row: MakeRow
-) -> None:
+def test_lora_that_takes_no_part_in_the_loss_is_refused_by_name(make_lora_model: MakeModel, make_row: MakeRow) -> None:
     model = make_lora_model()
     model.base_model.model.model.layers = model.base_model.model.model.layers[:1]
     unused = make_lora_model().base_model.model.model.layers[1]

@@ -76,5 +76,3 @@ def test_another_seed_gives_another_projection(reference_run: Path, tmp_path: Pa
     expected = pool_features(reference_run / "run")
     found = rerun(reference_run, tmp_path, tiny_model_folder, ["features.projection.seed=1"])
     assert all(not torch.allclose(found[row_id], row) for row_id, row in expected.items())
-
-

@@ -28,9 +28,7 @@ def examples(**keys: Any) -> list[Any]:
 
 
 def test_config_knows_every_preset() -> None:
-    literal = next(
-        part for part in get_args(SourceConfig.model_fields["preset"].annotation) if part is not type(None)
-    )
+    literal = next(part for part in get_args(SourceConfig.model_fields["preset"].annotation) if part is not type(None))
     assert set(get_args(literal)) == set(PRESETS)
 
 
@@ -119,9 +117,7 @@ def test_published_layout_reads_whole(name: str, copy: str, count: int) -> None:
     assert len(examples(preset=name, path=sample(copy))) == count
 
 
-@pytest.mark.parametrize(
-    "copy", ["flan_v2.jsonl", "cot", "dolly.jsonl", "oasst1_trees.jsonl", "oasst1_messages.jsonl"]
-)
+@pytest.mark.parametrize("copy", ["flan_v2.jsonl", "cot", "dolly.jsonl", "oasst1_trees.jsonl", "oasst1_messages.jsonl"])
 def test_published_layout_gives_conversations_that_end_in_an_answer(copy: str) -> None:
     preset = copy.removesuffix(".jsonl").removesuffix("_trees").removesuffix("_messages")
     found = examples(preset=preset, path=sample(copy))
@@ -130,9 +126,7 @@ def test_published_layout_gives_conversations_that_end_in_an_answer(copy: str) -
 
 def test_questions_of_a_table_without_header_keep_their_quotes() -> None:
     creak = examples(preset="cot", path=sample("cot/creak_train.tsv"))
-    assert (
-        creak[1].messages[0]["content"].startswith('"Marlboro used iconic imagery to promote its brand."\nIs')
-    )
+    assert creak[1].messages[0]["content"].startswith('"Marlboro used iconic imagery to promote its brand."\nIs')
 
 
 def test_table_with_a_header_is_read_by_it(tmp_path: Path) -> None:
@@ -184,7 +178,5 @@ def dolly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     ("keys", "count"),
     [({}, 5), ({"sample": 7}, 7), ({"limit": 3}, 3), ({"limit": 9}, 9), ({"sample": 99}, 12)],
 )
-def test_papers_number_is_drawn_unless_the_config_says_otherwise(
-    dolly: str, keys: dict[str, int], count: int
-) -> None:
+def test_papers_number_is_drawn_unless_the_config_says_otherwise(dolly: str, keys: dict[str, int], count: int) -> None:
     assert len(examples(preset="dolly", path=dolly, **keys)) == count

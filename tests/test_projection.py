@@ -102,9 +102,7 @@ def test_philox_equals_the_naive_one_over_the_whole_range_of_counters(key: int) 
 
 
 def test_keys_differ_by_seed_parameter_and_purpose() -> None:
-    keys = {
-        philox_key(seed, name, purpose) for seed in (0, 1) for name in ("A", "B") for purpose in ("x", "y")
-    }
+    keys = {philox_key(seed, name, purpose) for seed in (0, 1) for name in ("A", "B") for purpose in ("x", "y")}
 
     assert len(keys) == 8
 
@@ -300,9 +298,7 @@ def test_inner_products_have_a_variance_of_at_most_one_over_k(kind: str, pair: s
 
 @pytest.mark.parametrize("kind", RANDOM_KINDS)
 def test_variance_of_inner_products_falls_as_one_over_k(kind: str) -> None:
-    small, large = (
-        float(product_errors(kind, "dense and wide", dim).square().mean()) * dim for dim in (16, 64)
-    )
+    small, large = (float(product_errors(kind, "dense and wide", dim).square().mean()) * dim for dim in (16, 64))
 
     assert 0.6 < large / small < 1.6
 

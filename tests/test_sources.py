@@ -28,10 +28,7 @@ Rows = list[dict[str, Any]]
 
 
 def rows_of(count: int) -> Rows:
-    return [
-        {"id": f"r{index}", "instruction": f"Ask {index}é", "output": f"Say\n{index}"}
-        for index in range(count)
-    ]
+    return [{"id": f"r{index}", "instruction": f"Ask {index}é", "output": f"Say\n{index}"} for index in range(count)]
 
 
 def as_jsonl(rows: Rows) -> bytes:
@@ -201,9 +198,7 @@ def test_unknown_kind_of_file_is_refused(tmp_path: Path) -> None:
     assert "known: .jsonl" in refusal(written(tmp_path, b"Hi", "pool.txt"))
 
 
-@pytest.mark.parametrize(
-    "path", ["./nowhere", "nowhere.jsonl", "data/nowhere.parquet", "~/nowhere", "a/b/c", "a b"]
-)
+@pytest.mark.parametrize("path", ["./nowhere", "nowhere.jsonl", "data/nowhere.parquet", "~/nowhere", "a/b/c", "a b"])
 def test_absent_file_is_named_without_asking_the_hub(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("the hub was asked"))
     assert refusal(source_of(path)) == f"{path}: there is no such file or folder"
@@ -581,9 +576,7 @@ def test_split_of_a_saved_table_is_read(saved_splits: Path, split: str | None, f
 
 
 def test_unknown_split_lists_those_there(saved_splits: Path) -> None:
-    assert "has no split 'test'; the splits there are: train, dev" in refusal(
-        source_of(saved_splits, split="test")
-    )
+    assert "has no split 'test'; the splits there are: train, dev" in refusal(source_of(saved_splits, split="test"))
 
 
 def test_split_of_a_table_without_splits_is_refused(tmp_path: Path) -> None:
@@ -597,9 +590,7 @@ def test_rows_of_a_saved_table_are_written_back(tmp_path: Path) -> None:
 
 
 def test_fingerprint_of_a_saved_table_follows_its_split(saved_splits: Path) -> None:
-    assert source_fingerprint(source_of(saved_splits)) != source_fingerprint(
-        source_of(saved_splits, split="dev")
-    )
+    assert source_fingerprint(source_of(saved_splits)) != source_fingerprint(source_of(saved_splits, split="dev"))
 
 
 class Hub:
@@ -656,9 +647,7 @@ def test_hub_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("keys", "said"), [({"split": "dev"}, "no splits"), ({"subset": "en"}, "no subsets")]
-)
+@pytest.mark.parametrize(("keys", "said"), [({"split": "dev"}, "no splits"), ({"subset": "en"}, "no subsets")])
 def test_file_has_neither_splits_nor_subsets(tmp_path: Path, keys: dict[str, str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         list(read_examples(source_of(write(tmp_path, "jsonl", rows_of(1)), **keys), 0))

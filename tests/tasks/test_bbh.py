@@ -15,8 +15,7 @@ from .conftest import AuthorsPrompts, WriteJsonl, tulu_prompt
 TEXT = "Add.\n\nQ: 1 + 1\nA: So 2.\n\nQ: 2 + 2\nA: So 4.\n\nQ: 3 + 3\nA: So 6."
 SHOTS = [Shot("1 + 1", "So 2."), Shot("2 + 2", "So 4."), Shot("3 + 3", "So 6.")]
 ROWS: list[dict[str, Any]] = [
-    {"subtask": "sums", "description": "Add.", "prompt": shot.question, "cot": shot.reasoning}
-    for shot in SHOTS
+    {"subtask": "sums", "description": "Add.", "prompt": shot.question, "cot": shot.reasoning} for shot in SHOTS
 ]
 SECOND = "Add.\n\nQ: 1 + 1\nA: So 2.\n\nQ: 3 + 3\nA: So 6.\n\nQ: 2 + 2"
 

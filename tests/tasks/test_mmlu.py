@@ -130,9 +130,7 @@ def test_csv_of_another_name_is_refused(tmp_path: Path) -> None:
         ({"question": " "}, "field 'question' is ' '; it must be text"),
     ],
 )
-def test_unusable_field_is_named_with_its_line(
-    write_jsonl: WriteJsonl, change: dict[str, Any], message: str
-) -> None:
+def test_unusable_field_is_named_with_its_line(write_jsonl: WriteJsonl, change: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=f"line 2: {message}"):
         validation_examples(write_jsonl([CAPITAL, CAPITAL | change]), "mmlu")
 
