@@ -170,6 +170,11 @@ def test_changed_pool_file_is_refused(config: Path, tmp_path: Path, capsys: pyte
     assert "has changed" in refused(capsys, "run", config)
 
 
+def test_warmup_of_a_single_step_has_no_learning_rate(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "run", config, "warmup.epochs=1", "warmup.batch_size=12")
+    assert "learning rate above 0" in line
+
+
 def test_stage_before_its_time_says_what_to_run(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "gradsift warmup" in refused(capsys, "features", config)
 

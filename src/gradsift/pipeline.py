@@ -15,6 +15,7 @@ from gradsift.checkpoints import Checkpoint
 from gradsift.config import RunConfig, keep_config
 from gradsift.errors import RunFolderError
 from gradsift.runtime import locked
+from gradsift.scoring import checkpoint_weights
 from gradsift.stages.collect import FeaturesStage
 from gradsift.stages.encode import EncodeStage
 from gradsift.stages.score import score
@@ -68,12 +69,12 @@ STAGES: dict[str, Callable[[RunConfig], None]] = {
 
 
 def checkpoints_of(config: RunConfig) -> list[Checkpoint]:
-    """The user's checkpoints, or those of the finished warmup."""
-    if config.warmup.checkpoints is not None:
-        return saved_checkpoints(config.warmup)
-    found = finished_warmup(config.run)
+    """The user's checkpoints, or those of the finished warmup; raises UserError where they carry no weight."""
+    saved = config.warmup.checkpoints is not None
+    found = saved_checkpoints(config.warmup) if saved else finished_warmup(config.run)
     if not found:
         raise RunFolderError(f"{config.run_dir} has no finished warmup: run `gradsift warmup` first, or `gradsift run`")
+    checkpoint_weights([checkpoint.learning_rate for checkpoint in found])
     return found
 
 

@@ -29,8 +29,13 @@ def usable_rows(norms_N: Tensor) -> Tensor:
 
 
 def checkpoint_weights(learning_rates: Sequence[float]) -> list[float]:
-    """w_i = η̄_i / Σ η̄, in the order given."""
+    """w_i = η̄_i / Σ η̄, in the order given; raises UserError where no checkpoint has a learning rate above 0."""
     total = sum(learning_rates)
+    if total <= 0:
+        raise UserError(
+            "no checkpoint was trained with a learning rate above 0 (a schedule's first step has 0): train on more rows "
+            "or epochs, or set warmup.warmup_ratio=0"
+        )
     return [rate / total for rate in learning_rates]
 
 
