@@ -33,8 +33,8 @@ def checkpoint_weights(learning_rates: Sequence[float]) -> list[float]:
     total = sum(learning_rates)
     if total <= 0:
         raise UserError(
-            "no checkpoint was trained with a learning rate above 0 (a schedule's first step has 0): train on more rows "
-            "or epochs, or set warmup.warmup_ratio=0"
+            "no checkpoint was trained with a learning rate above 0 (a schedule's first step has 0): train on more "
+            "rows or epochs, or set warmup.warmup_ratio=0"
         )
     return [rate / total for rate in learning_rates]
 
