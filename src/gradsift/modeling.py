@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -98,21 +100,19 @@ def _quantization(config: ModelConfig) -> Any:
     )
 
 
-class _model_errors:  # noqa: N801 (a context manager, read as a word)
+@contextlib.contextmanager
+def _model_errors(config: ModelConfig) -> Iterator[None]:
     """Turn what transformers says of a model that can't be loaded into one line."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        self._name = config.name_or_path
-
-    def __enter__(self) -> None:
-        folder = Path(self._name).expanduser()
-        if _looks_like_path(self._name) and not folder.is_dir():
-            raise ConfigError(f"model.name_or_path: there is no folder {self._name}")
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, OSError | ValueError) and getattr(error, "errno", None) is None:
-            reason = " ".join(str(error).split())[:300]
-            raise ConfigError(f"model.name_or_path: {self._name} can't be loaded: {reason}") from error
+    name = config.name_or_path
+    if _looks_like_path(name) and not Path(name).expanduser().is_dir():
+        raise ConfigError(f"model.name_or_path: there is no folder {name}")
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) is not None:  # a full disk, not a wrong name
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"model.name_or_path: {name} can't be loaded: {reason}") from error
 
 
 def _looks_like_path(name: str) -> bool:

@@ -8,26 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from gradsift.checkpoints import Checkpoint, adapter_shapes
+from gradsift.batching import batches_by_length, pad_rows
+from gradsift.checkpoints import AdamSettings, Checkpoint, Moments, adapter_shapes, load_adapter, read_moments
 from gradsift.corpus import Corpus
+from gradsift.encoding import EncodedRow
 from gradsift.errors import UserError
 from gradsift.executors.local import Report, WorkerLost, run_units
+from gradsift.gradients import AdamForm, PerExampleGradients, adam_feature
 from gradsift.modeling import ModelConfig, add_saved_lora, load_base_model, model_fingerprint
-from gradsift.projection import PROJECTION_VERSION, ProjectionConfig, build_projector
+from gradsift.projection import PROJECTION_VERSION, ProjectionConfig, Projector, build_projector
 from gradsift.runfolder import RunFolder
 from gradsift.runtime import Progress, num_workers, pick_device
 from gradsift.store import DTYPES, StoreWriter
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from gradsift.encoding import EncodedRow
-    from gradsift.gradients import PerExampleGradients
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +39,7 @@ class FeaturesConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     projection: ProjectionConfig = ProjectionConfig()
-    adam: Literal["reference", "adamw", "sgd", "sign"] = "reference"
+    adam: AdamForm = "reference"
     """Γ of the pool's rows (METHOD section 2); a target's rows are always plain gradients."""
     store_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     shard_rows: int = Field(1024, ge=1)
@@ -191,64 +188,63 @@ class FeatureWorker:
     def __init__(self, model: ModelConfig, config: FeaturesConfig, index: int) -> None:
         self._model_config, self._config = model, config
         self._device = pick_device(index)
-        self._gradients: PerExampleGradients | None = None
-        self._model: Any = None
-        self._checkpoint: Checkpoint | None = None
-        self._moments: Any = {}
-        self._adam: Any = None
+        self._loaded: LoadedCheckpoint | None = None
         self._writers: dict[Path, StoreWriter] = {}
         self._corpora: dict[Path, Corpus] = {}
 
     def do(self, unit: Unit, report: Report) -> None:
         """Compute one shard and store it."""
         task = unit.task
-        self._load(task.checkpoint)
         if task.folder not in self._writers:
             self._writers[task.folder] = store_writer(task, self._config)
             self._corpora[task.folder] = Corpus(task.corpus)
-        writer = self._writers[task.folder]
         rows = self._corpora[task.folder].rows(unit.start, unit.stop)
-        writer.write(unit.shard, self._features(rows, task.meaning, report))
+        loaded = self._load(task.checkpoint)
+        self._writers[task.folder].write(unit.shard, self._features(rows, loaded, task.meaning["gradient"], report))
 
-    def _load(self, checkpoint: Checkpoint) -> None:
-        from gradsift.checkpoints import load_adapter, read_moments
-        from gradsift.gradients import PerExampleGradients
+    def _load(self, checkpoint: Checkpoint) -> LoadedCheckpoint:
+        """The model with that checkpoint's adapter; the base is loaded once."""
+        if self._loaded is not None and self._loaded.checkpoint == checkpoint:
+            return self._loaded
+        if self._loaded is None:
+            base = load_base_model(self._model_config, self._device)
+            model = add_saved_lora(base, checkpoint.path).to(self._device)
+            gradients = PerExampleGradients(model)
+        else:
+            model, gradients = self._loaded.model, self._loaded.gradients
+            self._loaded.moments.clear()  # never two checkpoints' moments at once
+        load_adapter(model, checkpoint, gradients.shapes)
+        self._loaded = LoadedCheckpoint(checkpoint, model, gradients, *self._moments(checkpoint, gradients.shapes))
+        return self._loaded
 
-        if self._checkpoint == checkpoint:
-            return
-        self._moments = {}
-        if self._gradients is None:
-            self._model = add_saved_lora(load_base_model(self._model_config, self._device), checkpoint.path)
-            self._gradients = PerExampleGradients(self._model.to(self._device))
-        load_adapter(self._model, checkpoint, self._gradients.shapes)
-        if self._config.adam in ("reference", "adamw"):
-            moments, self._adam = read_moments(checkpoint, self._gradients.shapes)
-            self._moments = {name: pair.to(self._device) for name, pair in moments.items()}
-        self._checkpoint = checkpoint
+    def _moments(
+        self, checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]
+    ) -> tuple[dict[str, Moments], AdamSettings | None]:
+        if self._config.adam not in ("reference", "adamw"):
+            return {}, None
+        moments, adam = read_moments(checkpoint, shapes)
+        return {name: pair.to(self._device) for name, pair in moments.items()}, adam
 
-    def _features(self, rows: Sequence[EncodedRow], meaning: Mapping[str, Any], report: Report) -> Tensor:
+    def _features(
+        self, rows: Sequence[EncodedRow], loaded: LoadedCheckpoint, form: AdamForm, report: Report
+    ) -> torch.Tensor:
         """Features of the rows, float32 [R, K], in their order."""
-        import torch
-
-        from gradsift.batching import batches_by_length
-
-        assert self._gradients is not None
-        projector = build_projector(self._config.projection, self._gradients.shapes)
+        projector = build_projector(self._config.projection, loaded.gradients.shapes)
         features_RK = torch.zeros(len(rows), projector.dim, device=self._device)
         budget = self._config.tokens_per_batch
         tokens = AUTO_TOKENS[self._device.type] if budget == "auto" else budget
         for positions in batches_by_length([row.num_tokens for row in rows], tokens, MAX_BATCH_ROWS):
             batch = [rows[position] for position in positions]
-            features_RK[positions] = self._batch_features(batch, meaning["gradient"], projector)
+            features_RK[positions] = self._batch_features(batch, loaded, form, projector)
             report(len(batch), sum(row.num_tokens for row in batch))
         return features_RK
 
-    def _batch_features(self, rows: Sequence[EncodedRow], form: Any, projector: Any) -> Tensor:
+    def _batch_features(
+        self, rows: Sequence[EncodedRow], loaded: LoadedCheckpoint, form: AdamForm, projector: Projector
+    ) -> torch.Tensor:
         """Features of a batch; where memory runs out, of its halves: the company of a row doesn't change it."""
-        import torch
-
         try:
-            return self._one_pass(rows, form, projector)
+            return self._one_pass(rows, loaded, form, projector)
         except torch.OutOfMemoryError:
             if len(rows) == 1:
                 raise UserError(
@@ -258,20 +254,27 @@ class FeatureWorker:
         torch.cuda.empty_cache()
         middle = len(rows) // 2
         halves = rows[:middle], rows[middle:]
-        return torch.cat([self._batch_features(half, form, projector) for half in halves])
+        return torch.cat([self._batch_features(half, loaded, form, projector) for half in halves])
 
-    def _one_pass(self, rows: Sequence[EncodedRow], form: Any, projector: Any) -> Tensor:
-        import torch
-
-        from gradsift.batching import pad_rows
-        from gradsift.gradients import adam_feature
-
-        assert self._gradients is not None
+    def _one_pass(
+        self, rows: Sequence[EncodedRow], loaded: LoadedCheckpoint, form: AdamForm, projector: Projector
+    ) -> torch.Tensor:
         features_BK = torch.zeros(len(rows), projector.dim, device=self._device)
 
         def consume(name: str, gradients_BOI: torch.Tensor) -> None:
-            block_BOI = adam_feature(gradients_BOI, form, self._moments.get(name), self._adam)
+            block_BOI = adam_feature(gradients_BOI, form, loaded.moments.get(name), loaded.adam)
             projector.add(features_BK, block_BOI, name)
 
-        self._gradients(pad_rows(rows).to(self._device), consume)
+        loaded.gradients(pad_rows(rows).to(self._device), consume)
         return features_BK
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A model with hooks that stands at a checkpoint, and that checkpoint's moments on its device."""
+
+    checkpoint: Checkpoint
+    model: torch.nn.Module
+    gradients: PerExampleGradients
+    moments: dict[str, Moments]
+    adam: AdamSettings | None

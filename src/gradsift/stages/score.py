@@ -6,10 +6,13 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from torch import Tensor
 
 from gradsift.artifact import atomic_path, fingerprint, read_json, write_json
 from gradsift.checkpoints import Checkpoint
@@ -26,12 +29,6 @@ from gradsift.scoring import (
     usable_rows,
 )
 from gradsift.store import FeatureStore, require_joinable, stacked
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import torch
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -90,12 +87,8 @@ def _target_side(
     return TargetSide(target, names, directions, unusable, inputs)
 
 
-def _influences(
-    pools: Sequence[FeatureStore], weights: Sequence[float], sides: Sequence[TargetSide]
-) -> list[torch.Tensor]:
+def _influences(pools: Sequence[FeatureStore], weights: Sequence[float], sides: Sequence[TargetSide]) -> list[Tensor]:
     """Inf(z, j) of every target, float32 [N, G] each, from one pass over the pool's stores."""
-    import torch
-
     sizes = [len(side.subtasks) for side in sides]
     total_NG = torch.zeros(pools[0].num_rows, sum(sizes))
     with Progress("score", sum(pool.num_rows for pool in pools)) as progress:
@@ -111,7 +104,7 @@ def _influences(
     return list(total_NG.split(sizes, dim=1))
 
 
-def _write(run: RunFolder, side: TargetSide, scores_NG: torch.Tensor, config: ScoreConfig) -> None:
+def _write(run: RunFolder, side: TargetSide, scores_NG: Tensor, config: ScoreConfig) -> None:
     corpus = Corpus(run.pool)
     score_N, best_N = combined(scores_NG, config.combine)
     num_unselectable = int((~score_N.isfinite()).sum())
@@ -136,7 +129,7 @@ def _write(run: RunFolder, side: TargetSide, scores_NG: torch.Tensor, config: Sc
     _warn(side, num_unselectable)
 
 
-def _lists(scores_NG: torch.Tensor) -> pa.Array:
+def _lists(scores_NG: Tensor) -> pa.Array:
     rows, columns = scores_NG.shape
     offsets = pa.array(range(0, rows * columns + 1, columns), pa.int32())
     return pa.ListArray.from_arrays(offsets, pa.array(scores_NG.flatten().numpy(), from_pandas=True))

@@ -1,4 +1,4 @@
-"""The training stage: LoRA training of encoded rows through the Hugging Face Trainer, a checkpoint an epoch."""
+"""The warmup stage: LoRA training on a random part of the pool, a checkpoint an epoch; or the user's checkpoints."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gradsift.artifact import MANIFEST, read_json, write_json
+from gradsift.artifact import MANIFEST, write_json
 from gradsift.checkpoints import Checkpoint, import_checkpoint, list_checkpoints, load_checkpoint
 from gradsift.corpus import Corpus
 from gradsift.encoding import EncodedRow
-from gradsift.errors import ConfigError, RunFolderError, UserError
+from gradsift.errors import ConfigError, UserError
 from gradsift.modeling import LoraConfig, ModelConfig, add_lora, load_base_model
 from gradsift.runfolder import RunFolder
 from gradsift.runtime import Progress, pick_device
-
-if TYPE_CHECKING:
-    from torch import nn
 
 logger = logging.getLogger(__name__)
 
@@ -129,38 +126,59 @@ def train_lora(
     The loss is the mean over examples of the mean over an example's tokens, as in the authors' runs (one example a
     device), so that a step is the mean of the gradients whose influence is measured.
     """
-    import torch
     from transformers import set_seed
 
+    from gradsift.stages.trainer import Keeper, build_trainer
+
     set_seed(seed)
-    device = pick_device()
-    model = add_lora(load_base_model(model_config, device), config.lora)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters() if parameter.requires_grad}
-    trainer_folder = folder / TRAINER_FOLDER
-    last = _last_complete(trainer_folder)
-    for saved in sorted(trainer_folder.glob("checkpoint-*")):
-        if not (saved / COMPLETE_MARK).is_file():
-            shutil.rmtree(saved)
+    model = add_lora(load_base_model(model_config, pick_device()), config.lora)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    shapes = {name: tuple(parameter.shape) for name, parameter in trained.items()}
+    last = _last_complete(folder / TRAINER_FOLDER)
 
     def keep(saved: Path) -> None:
         import_checkpoint(saved, folder / saved.name, shapes)
         (saved / COMPLETE_MARK).touch()
 
     with Progress("warmup", _num_steps(len(rows), config), "steps") as progress:
-        trainer = _trainer(model, rows, config, trainer_folder, seed, keep, progress)
         if last is not None:
-            step = int(last.name.rpartition("-")[2])
-            logger.info("warmup: going on from step %d", step)
-            progress.advance(step)
+            logger.info("warmup: going on from %s", last.name)
+            progress.advance(_step(last))
+        arguments = _training_arguments(rows, config, folder / TRAINER_FOLDER, seed)
+        trainer = build_trainer(model, rows, arguments, Keeper(keep, progress))
         trainer.train(resume_from_checkpoint=str(last) if last else None)
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters() if parameter.requires_grad):
+    if not all(bool(parameter.isfinite().all()) for parameter in trained.values()):
         raise UserError("the warmup diverged (weights that are not numbers): lower warmup.learning_rate")
     return list_checkpoints(folder)
 
 
+def _training_arguments(rows: Sequence[EncodedRow], config: WarmupConfig, folder: Path, seed: int) -> dict[str, Any]:
+    micro = micro_batch_size(config, max(row.num_tokens for row in rows))
+    return {
+        "output_dir": str(folder),
+        "num_train_epochs": config.epochs,
+        "learning_rate": config.learning_rate,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": config.batch_size // micro,
+        "lr_scheduler_type": config.lr_scheduler_type,
+        "warmup_steps": config.warmup_ratio,  # below 1: a fraction of all steps
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "seed": seed,
+        "data_seed": seed,
+    }
+
+
 def _last_complete(folder: Path) -> Path | None:
-    complete = [mark.parent for mark in folder.glob(f"checkpoint-*/{COMPLETE_MARK}")]
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    """The Trainer's last checkpoint that was saved whole; what was being saved when the process died is deleted."""
+    for saved in folder.glob("checkpoint-*"):
+        if not (saved / COMPLETE_MARK).is_file():
+            shutil.rmtree(saved)
+    return max(folder.glob("checkpoint-*"), key=_step, default=None)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _num_steps(num_rows: int, config: WarmupConfig) -> int:
@@ -177,85 +195,3 @@ def micro_batch_size(config: WarmupConfig, longest: int) -> int:
         return config.micro_batch_size
     most = max(1, MICRO_BATCH_TOKENS // longest)
     return max(size for size in range(1, min(most, config.batch_size) + 1) if config.batch_size % size == 0)
-
-
-def _trainer(
-    model: nn.Module,
-    rows: Sequence[EncodedRow],
-    config: WarmupConfig,
-    folder: Path,
-    seed: int,
-    keep: Any,
-    progress: Progress,
-) -> Any:
-    import torch
-    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-
-    from gradsift.batching import Batch, pad_rows
-    from gradsift.gradients import example_losses
-
-    class ExampleMeanTrainer(Trainer):  # type: ignore[misc]
-        """The Trainer with every example counting the same, however many tokens it has."""
-
-        def __init__(self, *arguments: Any, **keywords: Any) -> None:
-            super().__init__(*arguments, **keywords)
-            self.model_accepts_loss_kwargs = False  # so that accumulated losses are averaged
-
-        def compute_loss(self, model: nn.Module, inputs: dict[str, torch.Tensor], *_: Any, **__: Any) -> torch.Tensor:
-            batch = Batch(inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
-            return example_losses(model, batch).mean()
-
-    class Keeper(TrainerCallback):  # type: ignore[misc]
-        """Keeps our form of every checkpoint, and counts steps."""
-
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            keep(folder / f"checkpoint-{state.global_step}")
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            progress.advance(1)
-
-    def collate(batch: list[EncodedRow]) -> dict[str, torch.Tensor]:
-        padded = pad_rows(batch)
-        return {
-            "input_ids": padded.input_ids_BT,
-            "attention_mask": padded.attention_mask_BT,
-            "labels": padded.labels_BT,
-        }
-
-    micro = micro_batch_size(config, max(row.num_tokens for row in rows))
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=config.epochs,
-        learning_rate=config.learning_rate,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=config.batch_size // micro,
-        lr_scheduler_type=config.lr_scheduler_type,
-        warmup_steps=config.warmup_ratio,  # below 1: a fraction of all steps
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        optim="adamw_torch",
-        save_strategy="epoch",
-        save_total_limit=2,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        use_cpu=not torch.cuda.is_available(),
-        seed=seed,
-        data_seed=seed,
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # no DataParallel: one process, one device
-    trainer = ExampleMeanTrainer(
-        model=model, args=arguments, train_dataset=list(rows), data_collator=collate, callbacks=[Keeper()]
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def require_same_warmup(run: RunFolder, names: Sequence[str]) -> None:
-    """Raise RunFolderError where the folder's warmup has other checkpoints than its manifest says."""
-    wanted = read_json(run.warmup / MANIFEST)["checkpoints"]
-    if list(names) != wanted:
-        raise RunFolderError(f"{run.warmup} holds {', '.join(names)}, its manifest {', '.join(wanted)}: delete it")
