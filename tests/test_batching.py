@@ -1,0 +1,46 @@
+"""Batches keep to their budget, hold every row once, and pad on the right."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+
+from gradsift.batching import batches_by_length, pad_rows
+from gradsift.encoding import IGNORED, EncodedRow
+
+
+def encoded(ids: list[int], labels: list[int]) -> EncodedRow:
+    return EncodedRow("x", "pool", 0, None, np.asarray(ids, np.int32), np.asarray(labels, np.int32))
+
+
+def test_every_row_stands_in_one_batch() -> None:
+    lengths = random.Random(0).choices(range(1, 300), k=200)
+    batches = batches_by_length(lengths, 1000, 64)
+    assert sorted(position for batch in batches for position in batch) == list(range(200))
+
+
+def test_padded_size_keeps_to_the_budget() -> None:
+    lengths = random.Random(1).choices(range(1, 300), k=200)
+    batches = batches_by_length(lengths, 1000, 64)
+    assert all(len(batch) * max(lengths[position] for position in batch) <= 1000 for batch in batches)
+
+
+def test_row_longer_than_the_budget_stands_alone() -> None:
+    assert batches_by_length([5000, 10, 10], 1000, 64) == [[0], [1, 2]]
+
+
+def test_no_batch_has_more_than_the_most_rows() -> None:
+    assert [len(batch) for batch in batches_by_length([1] * 10, 1000, 4)] == [4, 4, 2]
+
+
+def test_longest_rows_come_first() -> None:
+    assert batches_by_length([1, 9, 5], 1, 64) == [[1], [2], [0]]
+
+
+def test_padding_is_masked_and_not_supervised() -> None:
+    batch = pad_rows([encoded([4, 5, 6], [IGNORED, 5, 6]), encoded([7], [IGNORED])])
+    assert torch.equal(batch.attention_mask_BT, torch.tensor([[1, 1, 1], [1, 0, 0]]))
+    assert torch.equal(batch.labels_BT, torch.tensor([[IGNORED, 5, 6], [IGNORED] * 3]))
+    assert torch.equal(batch.input_ids_BT, torch.tensor([[4, 5, 6], [7, 0, 0]]))

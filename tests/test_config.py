@@ -1,0 +1,88 @@
+"""Reading configs: overrides, floats, and what goes wrong with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gradsift.config import RunConfig, load_config
+from gradsift.errors import ConfigError
+
+TEXT = """
+run_dir: runs/x
+model: {name_or_path: m}
+pool: {name: a, path: a.jsonl}
+targets: [{name: t, path: t.jsonl}, {name: u, path: u.jsonl}]
+warmup: {learning_rate: 2e-5}
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def test_one_source_stands_for_a_list(path: Path) -> None:
+    assert [source.name for source in load_config(path).pool] == ["a"]
+
+
+def test_number_in_scientific_notation_is_a_number(path: Path) -> None:
+    assert load_config(path).warmup.learning_rate == 2e-5
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("features.projection.dim=4096", lambda config: config.features.projection.dim == 4096),
+        ("warmup.learning_rate=1e-4", lambda config: config.warmup.learning_rate == 1e-4),
+        ("targets.1.path=v.jsonl", lambda config: config.targets[1].path == "v.jsonl"),
+        ("targets.u.path=v.jsonl", lambda config: config.targets[1].path == "v.jsonl"),
+        ("warmup.checkpoints=[a, b]", lambda config: [item.path for item in config.warmup.checkpoints] == ["a", "b"]),
+    ],
+)
+def test_override(path: Path, override: str, read: object) -> None:
+    assert callable(read)
+    assert read(load_config(path, [override]))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("nonsense", "not key=value"),
+        ("targets.7.path=x", "no entry '7'"),
+        ("targets.t.name=u", "two entries are named 'u'"),
+        ("targets.t.name=a/b", "can't name a folder"),
+        ("sed=1", "did you mean 'seed'"),
+        ("features.projection.dims=1", "did you mean 'dim'"),
+        ("model.dtype=int3", "model.dtype"),
+        ("pool=[]", "pool"),
+        ("targets.0.task=mmmlu", "targets.0.task"),
+        ("run_dir.x=1", "no such place"),
+    ],
+)
+def test_wrong_override_is_said_in_one_line(path: Path, override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        load_config(path, [override])
+    assert said in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_missing_key_is_named(path: Path) -> None:
+    path.write_text("run_dir: x")
+    with pytest.raises(ConfigError, match="model is missing"):
+        load_config(path)
+
+
+def test_broken_yaml_names_the_file(path: Path) -> None:
+    path.write_text("a: [")
+    with pytest.raises(ConfigError, match=r"config\.yaml: is not valid YAML"):
+        load_config(path)
+
+
+def test_the_projects_own_configs_are_valid() -> None:
+    configs = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+    assert configs
+    assert all(isinstance(load_config(path), RunConfig) for path in configs)

@@ -1,0 +1,160 @@
+"""Which tokens are supervised, under every kind of template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gradsift.data import Example, Message
+from gradsift.encoding import IGNORED, EncodedRow, Encoder, EncodingConfig, SetAside
+from gradsift.errors import TemplateError
+from gradsift.modeling import ModelConfig, load_tokenizer
+
+MARKED = (
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {% if m.role == 'assistant' %}{% generation %}"
+    "{{ m.content + eos_token }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+UNMARKED = (
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}"
+    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+
+
+@pytest.fixture
+def tokenizer(tiny_model_folder: Path) -> Any:
+    return load_tokenizer(ModelConfig(name_or_path=str(tiny_model_folder)))
+
+
+def chat(*texts: str) -> list[Message]:
+    return [Message(role="user" if index % 2 == 0 else "assistant", content=text) for index, text in enumerate(texts)]
+
+
+def supervised(tokenizer: Any, config: EncodingConfig, messages: list[Message]) -> str:
+    """The supervised text of a conversation."""
+    row = Encoder(tokenizer, config).encode([Example("x", messages, "pool")])[0]
+    assert isinstance(row, EncodedRow)
+    assert all(label in (IGNORED, token) for label, token in zip(row.labels, row.input_ids, strict=True))
+    return str(tokenizer.decode(row.labels[row.labels != IGNORED]))
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("tulu", "Paris.</s>\nLyon.</s>\n"),
+        ("chatml", "Paris.<|im_end|>Lyon.<|im_end|>"),
+        (MARKED, "Paris.</s>Lyon.</s>"),
+        (UNMARKED, "Paris.</s>Lyon.</s>"),
+    ],
+    ids=["tulu", "chatml", "marked", "by prefix"],
+)
+def test_every_assistant_turn_and_its_end_mark_are_supervised(
+    tokenizer: Any, tmp_path: Path, template: str, expected: str
+) -> None:
+    if template.startswith("{{"):
+        path = tmp_path / "chat.jinja"
+        path.write_text(template)
+        template = str(path)
+    messages = chat("Which city?", "Paris.", "And then?", "Lyon.")
+    assert supervised(tokenizer, EncodingConfig(template=template), messages) == expected
+
+
+def test_repeated_answers_are_all_supervised(tokenizer: Any) -> None:
+    messages = chat("Say yes", "yes", "yes", "yes")
+    assert supervised(tokenizer, EncodingConfig(template="tulu"), messages) == "yes</s>\nyes</s>\n"
+
+
+@pytest.mark.parametrize("own", [MARKED, UNMARKED], ids=["marked", "by prefix"])
+def test_auto_takes_the_tokenizers_template_without_a_second_bos(tokenizer: Any, own: str) -> None:
+    tokenizer.chat_template = own
+    row = Encoder(tokenizer, EncodingConfig()).encode([Example("x", chat("Hi", "Hello"), "pool")])[0]
+    assert isinstance(row, EncodedRow)
+    assert list(row.input_ids).count(tokenizer.bos_token_id) == 1
+
+
+def test_auto_without_a_template_is_tulu(tokenizer: Any) -> None:
+    assert Encoder(tokenizer, EncodingConfig()).meaning()["template"].startswith("tulu:")
+
+
+def test_rows_are_cut_on_the_right(tokenizer: Any) -> None:
+    example = Example("x", chat("Hi", "a long answer " * 20), "pool")
+    whole = Encoder(tokenizer, EncodingConfig(template="tulu")).encode([example])[0]
+    cut = Encoder(tokenizer, EncodingConfig(template="tulu", max_length=40)).encode([example])[0]
+    assert isinstance(whole, EncodedRow)
+    assert isinstance(cut, EncodedRow)
+    assert list(cut.input_ids) == list(whole.input_ids[:40])
+    assert list(cut.labels) == list(whole.labels[:40])
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        (chat("Hi", "", "Still?", "  "), "every assistant text is empty"),
+        (chat("Hi"), "no assistant turn"),
+        ([], "no assistant turn"),
+        (chat("a long question " * 30, "yes"), "no assistant text within 32 tokens"),
+    ],
+)
+def test_rows_without_a_supervised_token_are_set_aside(tokenizer: Any, messages: list[Message], reason: str) -> None:
+    results = Encoder(tokenizer, EncodingConfig(template="tulu", max_length=32)).encode([Example("x", messages, "p")])
+    assert isinstance(results[0], SetAside)
+    assert results[0].reason.startswith(reason)
+
+
+def test_set_aside_rows_keep_the_order_of_the_others(tokenizer: Any) -> None:
+    examples = [Example(str(index), chat("Hi", answer), "p") for index, answer in enumerate(["one", "", "three"])]
+    results = Encoder(tokenizer, EncodingConfig(template="tulu")).encode(examples)
+    assert [(result.id, type(result)) for result in results] == [
+        ("0", EncodedRow),
+        ("1", SetAside),
+        ("2", EncodedRow),
+    ]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}",
+        "{% for m in messages[-1:] %}{{ m.content }}{% endfor %}",
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}",
+        "{% for m in messages %}{% generation %}{% endgeneration %}{{ m.content }}{% endfor %}",
+    ],
+    ids=["no prefix", "last turn only", "no answers", "empty marks"],
+)
+def test_template_that_cannot_be_masked_is_refused(tokenizer: Any, tmp_path: Path, template: str) -> None:
+    path = tmp_path / "bad.jinja"
+    path.write_text(template)
+    encoder = Encoder(tokenizer, EncodingConfig(template=str(path)))
+    with pytest.raises(TemplateError, match=r"bad\.jinja can't be masked"):
+        encoder.encode([Example("x", chat("One?", "Two.", "Three?", "Four."), "pool")])
+
+
+def test_template_that_is_not_jinja_is_refused(tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "broken.jinja"
+    path.write_text("{% for m in messages %}")
+    with pytest.raises(TemplateError, match="not valid Jinja"):
+        Encoder(tokenizer, EncodingConfig(template=str(path))).encode([Example("x", chat("Hi", "Ho"), "pool")])
+
+
+def test_conversation_that_the_template_refuses_is_set_aside_with_its_reason(tokenizer: Any) -> None:
+    messages = [*chat("Hi", "Ho"), Message(role="tool", content="42")]
+    result = Encoder(tokenizer, EncodingConfig(template="tulu")).encode([Example("x", messages, "pool")])[0]
+    assert isinstance(result, SetAside)
+    assert "Tulu has no role tool" in result.reason
+
+
+def test_unknown_template_names_the_nearest(tokenizer: Any) -> None:
+    with pytest.raises(TemplateError, match="'chatml'"):
+        Encoder(tokenizer, EncodingConfig(template="chatlm"))
+
+
+def test_prefill_is_given_and_no_end_mark_is_learned(tokenizer: Any) -> None:
+    example = Example("x", chat("Which?", " B"), "target", prefill="The answer is:")
+    encoder = Encoder(tokenizer, EncodingConfig(template="tulu"))
+    row = encoder.encode([example])[0]
+    assert isinstance(row, EncodedRow)
+    assert tokenizer.decode(row.labels[row.labels != IGNORED]) == " B"
+    assert encoder.prompt_and_completion(example) == ("<|user|>\nWhich?\n<|assistant|>\nThe answer is:", " B")
