@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gradsift.artifact import atomic_open, fingerprint, read_json, write_json
+from gradsift.artifact import atomic_open, file_sha256, fingerprint, read_json, write_json
 from gradsift.encoding import Encoder
+from gradsift.harness import HarnessConfig, run_harness
 from gradsift.runtime import Progress
 from gradsift.stages.encode import TargetConfig, held_out
 from gradsift.tasks.question import EvaluationProtocol, Question, Scores
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PREDICTIONS_FILE = "predictions.jsonl"
+HARNESS_FILE = "harness.json"
+HARNESS_SAMPLES_FILE = "harness_samples.jsonl"
 REVISION = 1
 """Raised when answers or metrics are made in another way, so that finished evaluations are done again."""
 
@@ -48,6 +51,8 @@ class EvaluateConfig(BaseModel):
     """Tokens of a generated answer."""
     num_shots: int | None = Field(None, ge=0)
     """Worked examples in a prompt."""
+    harness: HarnessConfig | None = None
+    """What lm-evaluation-harness is asked besides; needs `pip install gradsift[eval]`."""
 
 
 @dataclass(frozen=True)
@@ -313,3 +318,52 @@ def _answer_loss(predictions: Sequence[Prediction]) -> dict[str, Any]:
 def _mean(values: Iterable[float]) -> float:
     listed = list(values)
     return sum(listed) / len(listed)
+
+
+def _checksums(config: HarnessConfig) -> dict[str, str]:
+    """SHA-256 of every file beside the user's task files."""
+    if config.include_path is None:
+        return {}
+    folder = Path(config.include_path).expanduser()
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {str(path.relative_to(folder)): file_sha256(path) for path in files}
+
+
+@dataclass(frozen=True)
+class HarnessJob:
+    """One model for lm-evaluation-harness, and where the outcome goes."""
+
+    model: Callable[[], nn.Module]
+    """As in `EvaluationJob`."""
+    encoder: Encoder
+    config: EvaluateConfig
+    """With `harness` set."""
+    folder: Path
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def evaluate_with_harness(job: HarnessJob) -> dict[str, Any]:
+    """The harness's results; read from `harness.json` where that was made from the same inputs.
+
+    Every file in `include_path` counts among them; data that lie elsewhere don't.
+    """
+    config = job.config.harness
+    assert config is not None, "there is nothing to ask the harness"
+    path, samples_path = job.folder / HARNESS_FILE, job.folder / HARNESS_SAMPLES_FILE
+    inputs = fingerprint([REVISION, dict(job.inputs), job.encoder.meaning(), config.model_dump(), _checksums(config)])
+    if path.is_file() and samples_path.is_file() and (finished := read_json(path))["inputs"] == inputs:
+        logger.info("evaluate: %s is up to date", path)
+        return dict(finished)
+    outcome = run_harness(job.model(), job.encoder, config, job.config.batch_size)
+    with atomic_open(samples_path) as file:
+        for task, samples in sorted(outcome.samples.items()):
+            for sample in samples:
+                file.write(json.dumps({"task": task, **sample}, ensure_ascii=False, default=str).encode() + b"\n")
+    facts = {
+        "results": outcome.results,
+        "settings": config.model_dump(),
+        "lm_eval": outcome.version,
+        "inputs": inputs,
+    }
+    write_json(path, facts)
+    return facts
