@@ -101,7 +101,9 @@ class Answerer:
         rows = [fitter.completed(question, question.choices) for question in questions]
         by_token = iter(self._choose_by_token([choices for choices in rows if _share_a_prompt(choices)], report))
         apart = [choices for choices in rows if not _share_a_prompt(choices)]
-        losses = iter(self._losses([row for choices in apart for row in choices], report))
+        flat = [row for choices in apart for row in choices]
+        losses = iter(self._losses(flat, lambda _, tokens: report(0, tokens)))
+        report(len(apart), 0)
         return [
             next(by_token) if _share_a_prompt(choices) else _chosen(choices, [-next(losses) for _ in choices])
             for choices in rows
