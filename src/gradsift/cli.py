@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gradsift.errors import UserError
 
-STAGES = ("encode", "warmup", "features", "score", "select", "train")
+STAGES = ("encode", "warmup", "features", "score", "select", "train", "evaluate")
 STAGE_HELP = {
     "encode": "read and encode the pool and the targets",
     "warmup": "train the LoRA checkpoints that gradients are taken at",
@@ -20,6 +20,7 @@ STAGE_HELP = {
     "score": "influence of every pool row on every target",
     "select": "write the best rows, in the schema they came in",
     "train": "train a model on the selected rows, from the base",
+    "evaluate": "answer the targets' held-out questions with the trained models",
 }
 USER_FAULT, OWN_FAULT = 2, 1
 DISK_FULL_WORDS = ("no space left on device", "os error 28", "disk quota exceeded")

@@ -21,6 +21,7 @@ from gradsift.selecting import SelectConfig
 from gradsift.sources import SourceConfig
 from gradsift.stages.collect import ExecutorConfig, FeaturesConfig
 from gradsift.stages.encode import TargetConfig
+from gradsift.stages.evaluate import EvaluateConfig
 from gradsift.stages.train import TrainConfig
 from gradsift.stages.training import TrainingConfig
 from gradsift.stages.warmup import WarmupConfig
@@ -47,6 +48,7 @@ class RunConfig(BaseModel):
     score: ScoreConfig = ScoreConfig()
     select: SelectConfig = SelectConfig()
     train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     executor: ExecutorConfig = ExecutorConfig()
 
     @property
@@ -58,6 +60,11 @@ class RunConfig(BaseModel):
     def target_model(self) -> ModelConfig:
         """The model that the final training starts from."""
         return self.train.model or self.model
+
+    @property
+    def target_encoding(self) -> EncodingConfig:
+        """How that model's rows and prompts are encoded."""
+        return self.train.encoding or self.encoding
 
     @model_validator(mode="before")
     @classmethod

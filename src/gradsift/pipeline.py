@@ -20,6 +20,7 @@ from gradsift.scoring import checkpoint_weights
 from gradsift.stages.baseline import BaselineStage
 from gradsift.stages.collect import FeaturesStage
 from gradsift.stages.encode import EncodeStage
+from gradsift.stages.evaluate import EvaluateStage
 from gradsift.stages.score import score
 from gradsift.stages.select import select
 from gradsift.stages.train import TrainStage
@@ -76,13 +77,20 @@ def train_stage(config: RunConfig) -> None:
     stage = TrainStage(
         config.run,
         config.target_model,
-        config.train.encoding or config.encoding,
+        config.target_encoding,
         config.train,
         config.pool,
         config.seed,
     )
     for target in config.targets:
         stage.train(target.name, config.select.method)
+
+
+def evaluate_stage(config: RunConfig) -> None:
+    """The trained models' answers to the targets' held-out questions, and the metrics made of them."""
+    stage = EvaluateStage(config.run, config.target_model, config.target_encoding, config.evaluate)
+    for target in config.targets:
+        stage.evaluate(target, config.select.method)
 
 
 STAGES: dict[str, Callable[[RunConfig], None]] = {
@@ -92,6 +100,7 @@ STAGES: dict[str, Callable[[RunConfig], None]] = {
     "score": score_stage,
     "select": select_stage,
     "train": train_stage,
+    "evaluate": evaluate_stage,
 }
 
 
@@ -105,7 +114,7 @@ def checkpoints_of(config: RunConfig) -> list[Checkpoint]:
     return found
 
 
-def run(config: RunConfig, until: str = "train", only: str | None = None) -> str:
+def run(config: RunConfig, until: str = "evaluate", only: str | None = None) -> str:
     """Do the stages up to `until`, or `only` one after encoding; finished work is skipped. The closing summary."""
     names = list(STAGES)
     wanted = ["encode", only] if only else names[: names.index(until) + 1]

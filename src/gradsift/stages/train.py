@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "training.json"
+DECISIVE = ("train", "model", "encoding", "data", "seed")
+"""Fields of a trained model's manifest that decide its weights."""
 FREE_SETTINGS = {"micro_batch_size", "gradient_checkpointing", "save_steps", "report_to"}
 """Settings that don't change what is learned: a training may go on with others."""
 
@@ -183,6 +185,15 @@ def _is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
             what = "another selection" if key == "data" and isinstance(now, str) else f"other settings: {difference}"
             raise RunFolderError(f"{folder} was trained with {what}; delete it to train again, or set it back")
     return described.name == MANIFEST
+
+
+def trained_settings(run: RunFolder, target: str, method: str) -> dict[str, Any]:
+    """What decided the trained model; raises DataError where there is none."""
+    path = run.model(target, method) / MANIFEST
+    if not path.is_file():
+        raise DataError(f"there is no model for target {target} yet: run `gradsift train` first", path.parent)
+    facts = read_json(path)
+    return {key: facts[key] for key in DECISIVE}
 
 
 def _last_epoch_loss(log: Sequence[Mapping[str, float]], epochs: int) -> float:
