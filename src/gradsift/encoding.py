@@ -196,6 +196,20 @@ class Encoder:
             "max_length": self.max_length,
         }
 
+    def save_tokenizer(self, folder: Path) -> None:
+        """The tokenizer with the template in use, so that `apply_chat_template` gives what the model was trained on."""
+        jinja = self.template.jinja
+        if self.template.adds_special_tokens and self._begins_with_bos():
+            jinja = "{{ bos_token }}" + jinja  # apply_chat_template adds no special tokens of its own
+        before = self.tokenizer.chat_template
+        self.tokenizer.chat_template = jinja
+        self.tokenizer.save_pretrained(folder)
+        self.tokenizer.chat_template = before
+
+    def _begins_with_bos(self) -> bool:
+        bos = self.tokenizer.bos_token_id
+        return bos is not None and self.tokenizer("").input_ids[:1] == [bos]
+
     def encode(self, examples: Sequence[Example]) -> list[EncodedRow | SetAside]:
         """One result an example, in order."""
         results: list[EncodedRow | SetAside | None] = []

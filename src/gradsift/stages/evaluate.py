@@ -17,10 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from gradsift.artifact import atomic_open, file_sha256, fingerprint, read_json, write_json
-from gradsift.encoding import Encoder
-from gradsift.harness import HarnessConfig, run_harness
-from gradsift.runtime import Progress
+from gradsift.encoding import Encoder, EncodingConfig
+from gradsift.harness import HarnessConfig, require_harness, run_harness
+from gradsift.modeling import ModelConfig, load_finetuned, load_tokenizer
+from gradsift.runfolder import RunFolder
+from gradsift.runtime import Progress, pick_device
 from gradsift.stages.encode import TargetConfig, held_out
+from gradsift.stages.evaluation_report import write_report
+from gradsift.stages.train import trained_settings
 from gradsift.tasks.question import EvaluationProtocol, Question, Scores
 
 if TYPE_CHECKING:
@@ -53,6 +57,39 @@ class EvaluateConfig(BaseModel):
     """Worked examples in a prompt."""
     harness: HarnessConfig | None = None
     """What lm-evaluation-harness is asked besides; needs `pip install gradsift[eval]`."""
+
+
+@dataclass(frozen=True)
+class EvaluateStage:
+    """Evaluates the models trained for a run's targets."""
+
+    run: RunFolder
+    model: ModelConfig
+    """The model that was trained."""
+    encoding: EncodingConfig
+    config: EvaluateConfig
+
+    def evaluate(self, target: TargetConfig, method: str) -> None:
+        """Evaluate the model trained on what `method` chose for the target; one with nothing held out is skipped."""
+        if not target.has_held_out:
+            logger.info("evaluate %s: nothing held out (targets.test_path), skipped", target.name)
+            return
+        if self.config.harness is not None:
+            require_harness(self.config.harness)
+        metrics_path = self.run.evaluation(target.name, method)
+        job = EvaluationJob(
+            model=partial(load_finetuned, self.model, self.run.model(target.name, method), pick_device()),
+            encoder=Encoder(load_tokenizer(self.model), self.encoding),
+            target=target,
+            config=self.config,
+            folder=metrics_path.with_suffix(""),
+            metrics_path=metrics_path,
+            inputs=trained_settings(self.run, target.name, method),
+        )
+        evaluate_target(job)
+        if self.config.harness is not None:
+            evaluate_with_harness(HarnessJob(job.model, job.encoder, self.config, job.folder, job.inputs))
+        write_report(metrics_path.parent.parent)
 
 
 @dataclass(frozen=True)
