@@ -8,8 +8,7 @@ batch size on the same machine gives the same answers, another batch size may no
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -18,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from gradsift.batching import batches_by_length, pad_rows
-from gradsift.data import Example
 from gradsift.encoding import IGNORED, EncodedRow, Encoder
 from gradsift.errors import ConfigError, UserError
 from gradsift.fitting import Fitted, PromptFitter
+from gradsift.generation import GeneratedAnswer, Writer
 from gradsift.gradients import example_losses, only_positions
 from gradsift.tasks.question import Question
 
@@ -50,15 +49,6 @@ class ChoiceAnswer:
     def best(self) -> int:
         """Position of the likeliest choice; the first where two are equal."""
         return max(range(len(self.log_likelihoods)), key=lambda index: (self.log_likelihoods[index], -index))
-
-
-@dataclass(frozen=True, slots=True)
-class GeneratedAnswer:
-    """What was generated after the prompt, without stop text and end mark."""
-
-    fitted: Fitted
-    text: str
-    num_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +101,9 @@ class Answerer:
         rows = [fitter.completed(question, question.choices) for question in questions]
         by_token = iter(self._choose_by_token([choices for choices in rows if _share_a_prompt(choices)], report))
         apart = [choices for choices in rows if not _share_a_prompt(choices)]
-        losses = iter(self._losses([row for choices in apart for row in choices], report))
+        flat = [row for choices in apart for row in choices]
+        losses = iter(self._losses(flat, lambda _, tokens: report(0, tokens)))
+        report(len(apart), 0)
         return [
             next(by_token) if _share_a_prompt(choices) else _chosen(choices, [-next(losses) for _ in choices])
             for choices in rows
@@ -122,7 +114,7 @@ class Answerer:
         self, prompts: Sequence[Fitted], max_new_tokens: int, stop: str | None, report: Report
     ) -> list[GeneratedAnswer]:
         """What the model writes after each prompt, the likeliest token at every step."""
-        writer = _Writer(self._model, self._encoder, max_new_tokens, stop)
+        writer = Writer(self._model, self._encoder, max_new_tokens, stop)
         lengths = [len(prompt.input_ids) + max_new_tokens for prompt in prompts]
         tokens = AUTO_CACHE_BYTES[self._device.type] // _cache_bytes(self._model)
 
@@ -248,107 +240,3 @@ def _encoded(row: Fitted) -> EncodedRow:
 def _row_of(ids: Sequence[int]) -> EncodedRow:
     input_ids = np.asarray(ids, dtype=np.int32)
     return EncodedRow("", "", 0, None, input_ids, np.full(len(ids), IGNORED, dtype=np.int32))
-
-
-class _Writer:
-    """Generates from batches of prompts, padded on the left."""
-
-    def __init__(self, model: nn.Module, encoder: Encoder, max_new_tokens: int, stop: str | None) -> None:
-        # PEFT's wrapper adds nothing to generation that a LoRA model needs; the base below has the adapter in it.
-        self._model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-        self._tokenizer = encoder.tokenizer
-        self._end_ids, end_text = end_marks(self._model, encoder)
-        self._stops = [text for text in (stop, end_text) if text]
-        self._max_new_tokens = max_new_tokens
-
-    def write(self, prompts: Sequence[Fitted]) -> list[GeneratedAnswer]:
-        """An answer per prompt, in order."""
-        device = next(self._model.parameters()).device
-        input_ids_BT, attention_mask_BT = (part.to(device) for part in _left_padded(prompts, self._pad_id))
-        with self._own_settings() as settings:
-            written_BT = self._model.generate(
-                input_ids=input_ids_BT,
-                attention_mask=attention_mask_BT,
-                generation_config=settings,
-                stopping_criteria=self._criteria(input_ids_BT.shape[1]),
-            )
-        rows = written_BT[:, input_ids_BT.shape[1] :].tolist()
-        return [self._answer(prompt, ids) for prompt, ids in zip(prompts, rows, strict=True)]
-
-    @property
-    def _pad_id(self) -> int:
-        pad = self._tokenizer.pad_token_id
-        return int(pad) if pad is not None else next(iter(self._end_ids), 0)
-
-    @contextlib.contextmanager
-    def _own_settings(self) -> Iterator[Any]:
-        """Greedy settings; the model's own sampling defaults are put aside, for transformers would mix them in."""
-        from transformers import GenerationConfig
-
-        settings = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=self._max_new_tokens,
-            eos_token_id=self._end_ids or None,
-            pad_token_id=self._pad_id,
-        )
-        before, self._model.generation_config = self._model.generation_config, settings
-        try:
-            yield settings
-        finally:
-            self._model.generation_config = before
-
-    def _criteria(self, prompt_length: int) -> Any:
-        from transformers import StoppingCriteriaList
-
-        if not self._stops:
-            return StoppingCriteriaList()
-        longest = max(len(stop.encode()) for stop in self._stops)
-
-        def stopped(input_ids_BT: Tensor, scores: Any, **_: Any) -> Tensor:
-            # A token has at least a byte of text, so a stop text lies within as many tokens as it has bytes.
-            tails = input_ids_BT[:, max(prompt_length, input_ids_BT.shape[1] - longest) :]
-            texts = self._tokenizer.batch_decode(tails, **_PLAIN)
-            found = [any(stop in text for stop in self._stops) for text in texts]
-            return torch.tensor(found, device=input_ids_BT.device)
-
-        return StoppingCriteriaList([stopped])
-
-    def _answer(self, prompt: Fitted, ids: list[int]) -> GeneratedAnswer:
-        ends = [position for position, token in enumerate(ids) if token in self._end_ids]
-        ids = ids[: ends[0]] if ends else ids
-        text = self._tokenizer.decode(ids, **_PLAIN)
-        for stop in self._stops:
-            text = text.partition(stop)[0]
-        return GeneratedAnswer(prompt, text, len(ids))
-
-
-_PLAIN = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-
-
-def _left_padded(prompts: Sequence[Fitted], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask of the prompts, int64 [B, T]; they end together, so that the next token of each comes next."""
-    longest = max(len(prompt.input_ids) for prompt in prompts)
-    input_ids_BT = torch.full((len(prompts), longest), pad_id)
-    attention_mask_BT = torch.zeros((len(prompts), longest), dtype=torch.int64)
-    for index, prompt in enumerate(prompts):
-        start = longest - len(prompt.input_ids)
-        input_ids_BT[index, start:] = torch.tensor(prompt.input_ids)
-        attention_mask_BT[index, start:] = 1
-    return input_ids_BT, attention_mask_BT
-
-
-def end_marks(model: Any, encoder: Encoder) -> tuple[list[int], str | None]:
-    """Tokens that end an answer, and the text that does where the template's end mark is no token.
-
-    They are the tokenizer's and the model's end tokens, and what the template puts after an assistant text.
-    """
-    tokenizer = encoder.tokenizer
-    given = getattr(model.generation_config, "eos_token_id", None)
-    ids = {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])}
-    probe = Example("", [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}], "")
-    mark = encoder.prompt_and_completion(probe)[1].strip().removeprefix("x").strip()
-    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
-    if mark in special:
-        ids.add(tokenizer.convert_tokens_to_ids(mark))
-        mark = ""
-    return sorted(token for token in ids if token is not None), mark or None
