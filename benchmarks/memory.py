@@ -24,7 +24,8 @@ from torch.profiler import ProfilerActivity, profile
 from gradsift.batching import Batch
 from gradsift.checkpoints import AdamSettings, Moments
 from gradsift.encoding import IGNORED
-from gradsift.gradients import AdamForm, PerExampleGradients, adam_feature, example_losses
+from gradsift.gradients import AdamForm, PerExampleGradients, adam_feature
+from gradsift.losses import example_losses
 from gradsift.modeling import LoraConfig, ModelConfig, add_lora, load_base_model
 from gradsift.projection import ProjectionConfig, build_projector
 
