@@ -7,7 +7,7 @@ import random
 import numpy as np
 import torch
 
-from gradsift.batching import batches_by_length, pad_rows
+from gradsift.batching import FIRST_TOKENS, TokenBudget, batches_by_length, pad_rows
 from gradsift.encoding import IGNORED, EncodedRow
 
 
@@ -44,3 +44,32 @@ def test_padding_is_masked_and_not_supervised() -> None:
     assert torch.equal(batch.attention_mask_BT, torch.tensor([[1, 1, 1], [1, 0, 0]]))
     assert torch.equal(batch.labels_BT, torch.tensor([[IGNORED, 5, 6], [IGNORED] * 3]))
     assert torch.equal(batch.input_ids_BT, torch.tensor([[4, 5, 6], [7, 0, 0]]))
+
+
+def test_a_budget_on_a_cpu_stays() -> None:
+    budget = TokenBudget("auto", "cpu")
+    budget.succeeded(FIRST_TOKENS, None)
+    assert budget.tokens == FIRST_TOKENS
+
+
+def test_a_budget_grows_while_a_card_has_room() -> None:
+    budget = TokenBudget("auto", "cuda")
+    budget.succeeded(FIRST_TOKENS, 0.1)
+    budget.succeeded(10, 0.1)  # a small batch says nothing
+    assert budget.tokens == 2 * FIRST_TOKENS
+    budget.succeeded(2 * FIRST_TOKENS, 0.5)
+    budget.succeeded(2 * FIRST_TOKENS, 0.1)
+    assert budget.tokens == 2 * FIRST_TOKENS
+
+
+def test_a_budget_is_half_of_the_batch_that_did_not_fit() -> None:
+    budget = TokenBudget("auto", "cuda")
+    budget.failed(3000)
+    budget.succeeded(1500, 0.1)
+    assert budget.tokens == 1500
+
+
+def test_a_budget_that_was_given_does_not_grow() -> None:
+    budget = TokenBudget(1000, "cuda")
+    budget.succeeded(1000, 0.1)
+    assert budget.tokens == 1000

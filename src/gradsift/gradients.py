@@ -33,9 +33,9 @@ class PerExampleGradients:
     def __init__(self, model: nn.Module) -> None:
         layers = lora_layers(model)
         self.shapes = {name: tuple(linear.weight.shape) for name, linear in lora_linears(model).items()}
-        self._model = model.eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(False)
         self._anchor = torch.zeros((), device=next(model.parameters()).device, requires_grad=True)
-        self._head = plain_head(self._model)
+        self._head = plain_head(self.model)
         self._pass: _Pass | None = None
         for layer in layers:
             layer.module.forward = partial(self._forward, layer, layer.module.forward)
@@ -44,7 +44,7 @@ class PerExampleGradients:
         """The losses [B]; `consume(parameter, gradients_BOI)` is called once a matrix and owns the block."""
         self._pass = _Pass(batch.input_ids_BT.shape, consume, set(self.shapes))
         try:
-            losses_B = example_losses(self._model, batch, self._head)
+            losses_B = example_losses(self.model, batch, self._head)
             losses_B.sum().backward()
             pending = self._pass.pending
         finally:
