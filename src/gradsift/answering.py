@@ -21,7 +21,7 @@ from gradsift.encoding import IGNORED, EncodedRow, Encoder
 from gradsift.errors import ConfigError, UserError
 from gradsift.fitting import Fitted, PromptFitter
 from gradsift.generation import GeneratedAnswer, Writer
-from gradsift.gradients import example_losses, only_positions
+from gradsift.losses import example_losses, only_positions
 from gradsift.tasks.question import Question
 
 AUTO_TOKENS = {"cpu": 8192, "cuda": 32768}
@@ -167,7 +167,7 @@ class Answerer:
         batch = pad_rows([_row_of(ids) for ids in prompts]).to(self._device)
         last_BT = torch.zeros_like(batch.input_ids_BT, dtype=torch.bool)
         last_BT[torch.arange(len(prompts)), torch.tensor([len(ids) - 1 for ids in prompts])] = True
-        with only_positions(self._model, last_BT):
+        with only_positions(self._model, last_BT.flatten().nonzero()[:, 0]):
             output = self._model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
         logits_BV: Tensor = output.logits.squeeze(0).float()
         return logits_BV.log_softmax(dim=-1).cpu()
