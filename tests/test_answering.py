@@ -9,7 +9,7 @@ import torch
 from conftest import MakeModel
 from torch.nn import functional
 
-from gradsift.answering import Answerer, BatchSize, context_length
+from gradsift.answering import MIN_SHARED, Answerer, BatchSize, context_length, num_shared_tokens, prompt_families
 from gradsift.encoding import Encoder
 from gradsift.errors import ConfigError
 from gradsift.fitting import Fitted
@@ -96,6 +96,39 @@ def test_choices_of_one_token_and_of_several_come_in_the_order_of_the_questions(
     alone = [answerer.choose([item], 2, nothing)[0] for item in questions]
     for one, other in zip(together, alone, strict=True):
         assert one.log_likelihoods == pytest.approx(other.log_likelihoods, rel=1e-5)
+
+
+def alike(count: int) -> list[Question]:
+    """Questions whose prompts begin with the same long shots."""
+    shots = tuple(f"Is it {index}? A: {SENTENCE}.\n" for index in range(2))
+    return [question(index, shots=shots) for index in range(count)]
+
+
+@pytest.mark.parametrize("batch_size", [3, "auto"])
+def test_what_prompts_begin_with_is_read_once_and_changes_nothing(
+    model: Any, tiny_encoder: Encoder, batch_size: BatchSize
+) -> None:
+    questions = alike(7)
+    answerer = Answerer(model, tiny_encoder, batch_size)
+    prompts = [answerer.fitter(2).completed(item, LETTERS)[0].prompt_ids for item in questions]
+    assert num_shared_tokens(prompts) >= MIN_SHARED
+    for item, answer in zip(questions, answerer.choose(questions, 2, nothing), strict=True):
+        expected = [-naive_nats(model, row) for row in answerer.fitter(2).completed(item, LETTERS)]
+        assert answer.log_likelihoods == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [([[1, 2, 3], [1, 2, 4, 5]], 2), ([[1, 2], [1, 2, 3]], 1), ([[1, 2], [1, 2]], 1), ([[1], [2]], 0)],
+)
+def test_shared_tokens_leave_one_of_each_prompt(prompts: list[list[int]], expected: int) -> None:
+    assert num_shared_tokens(prompts) == expected
+
+
+def test_families_are_of_prompts_that_begin_alike() -> None:
+    first, second = list(range(MIN_SHARED)), list(range(5, 5 + MIN_SHARED))
+    prompts = [[*first, 1], [7, 7], [*second, 1], [*second, 2, 3], [8, 8]]
+    assert prompt_families(prompts) == [[2, 3], [0, 1, 4]]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])

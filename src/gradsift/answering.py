@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,15 +20,20 @@ from gradsift.batching import batches_by_length, pad_rows
 from gradsift.encoding import IGNORED, EncodedRow, Encoder
 from gradsift.errors import ConfigError, UserError
 from gradsift.fitting import Fitted, PromptFitter
-from gradsift.generation import GeneratedAnswer, Writer
+from gradsift.generation import GeneratedAnswer, Writer, plain_cache
 from gradsift.losses import example_losses, only_positions
 from gradsift.tasks.question import Question
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 AUTO_TOKENS = {"cpu": 8192, "cuda": 32768}
 """Tokens of a batch that is read once."""
 AUTO_CACHE_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
 """Keys and values that a batch may keep while it is generated from."""
 MAX_ROWS = 64
+MIN_SHARED = 32
+"""Tokens that prompts must begin with in common to be read once."""
 UNLIMITED = 1 << 62
 
 BatchSize = int | Literal["auto"]
@@ -116,14 +121,13 @@ class Answerer:
         """What the model writes after each prompt, the likeliest token at every step."""
         writer = Writer(self._model, self._encoder, max_new_tokens, stop)
         lengths = [len(prompt.input_ids) + max_new_tokens for prompt in prompts]
-        tokens = AUTO_CACHE_BYTES[self._device.type] // _cache_bytes(self._model)
 
         def write(batch: Sequence[Fitted]) -> list[GeneratedAnswer]:
             answers = writer.write(batch)
             report(len(batch), sum(len(row.input_ids) for row in batch) + sum(answer.num_tokens for answer in answers))
             return answers
 
-        return self._in_batches(prompts, lengths, tokens, write)
+        return self._in_batches(prompts, lengths, self._cached_tokens(), write)
 
     @torch.no_grad()
     def answer_losses(self, questions: Sequence[Question], num_shots: int, report: Report) -> list[AnswerLoss | None]:
@@ -150,27 +154,59 @@ class Answerer:
 
     def _choose_by_token(self, choices: Sequence[Sequence[Fitted]], report: Report) -> list[ChoiceAnswer]:
         def choose(batch: Sequence[Sequence[Fitted]]) -> list[ChoiceAnswer]:
-            prompts = [rows[0].prompt_ids for rows in batch]
-            likelihoods_BV = self._next_token(prompts)
-            report(len(batch), sum(map(len, prompts)))
+            likelihoods_BV = self._next_token([rows[0].prompt_ids for rows in batch])
+            report(len(batch), sum(len(rows[0].prompt_ids) for rows in batch))
             tokens = [[row.input_ids[-1] for row in rows] for rows in batch]
             return [
                 _chosen(rows, row_V[ids].tolist())
                 for rows, row_V, ids in zip(batch, likelihoods_BV, tokens, strict=True)
             ]
 
-        lengths = [len(rows[0].prompt_ids) for rows in choices]
-        return self._in_batches(choices, lengths, AUTO_TOKENS[self._device.type], choose)
+        answers: dict[int, ChoiceAnswer] = {}
+        for positions in prompt_families([rows[0].prompt_ids for rows in choices]):
+            members = [choices[position] for position in positions]
+            prompts = [rows[0].prompt_ids for rows in members]
+            is_shared = num_shared_tokens(prompts) >= MIN_SHARED
+            tokens = self._cached_tokens() if is_shared else AUTO_TOKENS[self._device.type]
+            found = self._in_batches(members, list(map(len, prompts)), tokens, choose)
+            answers |= dict(zip(positions, found, strict=True))
+        return [answers[position] for position in range(len(choices))]
 
     def _next_token(self, prompts: Sequence[list[int]]) -> Tensor:
-        """Log-likelihood of every token after each prompt, float32 [B, V]; logits are formed there alone."""
-        batch = pad_rows([_row_of(ids) for ids in prompts]).to(self._device)
+        """Log-likelihood of every token after each prompt, float32 [B, V]; logits are formed there alone.
+
+        What all of the prompts begin with is read once, where it is long enough to be worth it.
+        """
+        num_shared = num_shared_tokens(prompts) if len(prompts) > 1 else 0
+        cache = self._read(prompts[0][:num_shared], len(prompts)) if num_shared >= MIN_SHARED else None
+        start = num_shared if cache else 0
+        batch = pad_rows([_row_of(ids[start:]) for ids in prompts]).to(self._device)
         last_BT = torch.zeros_like(batch.input_ids_BT, dtype=torch.bool)
-        last_BT[torch.arange(len(prompts)), torch.tensor([len(ids) - 1 for ids in prompts])] = True
+        last_BT[torch.arange(len(prompts)), batch.attention_mask_BT.sum(dim=1).cpu() - 1] = True
+        read_BT = batch.attention_mask_BT.new_ones(len(prompts), start)
         with only_positions(self._model, last_BT.flatten().nonzero()[:, 0]):
-            output = self._model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
+            output = self._model(
+                input_ids=batch.input_ids_BT,
+                attention_mask=torch.cat([read_BT, batch.attention_mask_BT], dim=1),
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
         logits_BV: Tensor = output.logits.squeeze(0).float()
         return logits_BV.log_softmax(dim=-1).cpu()
+
+    def _read(self, ids: Sequence[int], num_rows: int) -> DynamicCache | None:
+        """Keys and values of the ids for that many rows; None where the model keeps something else."""
+        cache = plain_cache(self._model)
+        if cache is None:
+            return None
+        ids_1T = torch.tensor([ids], device=self._device)
+        with only_positions(self._model, ids_1T.new_empty(0)):
+            self._model(input_ids=ids_1T, past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(num_rows)
+        return cache
+
+    def _cached_tokens(self) -> int:
+        return AUTO_CACHE_BYTES[self._device.type] // _cache_bytes(self._model)
 
     def _in_batches(
         self,
@@ -219,6 +255,26 @@ def _cache_bytes(model: nn.Module) -> int:
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     dtype = next(model.parameters()).dtype
     return int(2 * config.num_hidden_layers * heads * width * max(dtype.itemsize, 2))
+
+
+def num_shared_tokens(prompts: Sequence[list[int]]) -> int:
+    """Tokens that all prompts begin with; one of each is left over, for something must be read to answer."""
+    least, most = min(prompts), max(prompts)
+    limit = min(map(len, prompts)) - 1
+    differing = (index for index, pair in enumerate(zip(least, most, strict=False)) if pair[0] != pair[1])
+    return min(limit, next(differing, limit))
+
+
+def prompt_families(prompts: Sequence[list[int]]) -> list[list[int]]:
+    """Positions of the prompts: those that stand together and begin alike, then all those that have no such fellow."""
+    families: list[list[int]] = []
+    for position, prompt in enumerate(prompts):
+        if families and num_shared_tokens([prompts[families[-1][0]], prompt]) >= MIN_SHARED:
+            families[-1].append(position)
+        else:
+            families.append([position])
+    single = [family[0] for family in families if len(family) == 1]
+    return [family for family in families if len(family) > 1] + ([single] if single else [])
 
 
 def _share_a_prompt(rows: Sequence[Fitted]) -> bool:

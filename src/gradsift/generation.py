@@ -42,6 +42,7 @@ class _Batch:
     input_ids_BT: Tensor
     attention_mask_BT: Tensor
     cache: DynamicCache | None
+    """None: transformers' own affair, and a single round."""
 
 
 class Writer:
@@ -75,18 +76,10 @@ class Writer:
     def _started(self, prompts: Sequence[Fitted]) -> _Batch:
         device = next(self._model.parameters()).device
         input_ids_BT, attention_mask_BT = left_padded([prompt.input_ids for prompt in prompts], self._pad_id)
-        cache = DynamicCache(config=self._model.config)
-        capacity = input_ids_BT.shape[1] + self._max_new_tokens
-        plain = bool(cache.layers) and all(type(layer) is DynamicLayer for layer in cache.layers)
-        if plain:
-            cache.layers = [_RoomyLayer(capacity) for _ in cache.layers]
-        # Sliding windows and recurrent states are transformers' own affair: one round, no cache of ours.
-        return _Batch(
-            list(range(len(prompts))),
-            input_ids_BT.to(device),
-            attention_mask_BT.to(device),
-            cache if plain else None,
-        )
+        cache = plain_cache(self._model)
+        if cache is not None:
+            cache.layers = [_RoomyLayer(input_ids_BT.shape[1] + self._max_new_tokens) for _ in cache.layers]
+        return _Batch(list(range(len(prompts))), input_ids_BT.to(device), attention_mask_BT.to(device), cache)
 
     def _rounds(self, batch: _Batch) -> Iterator[int]:
         """Tokens of each round."""
@@ -158,6 +151,13 @@ class Writer:
 
 
 PLAIN = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+
+
+def plain_cache(model: Any) -> DynamicCache | None:
+    """An empty cache of keys and values; None where the model keeps more (sliding windows, recurrent states)."""
+    cache = DynamicCache(config=model.config)
+    plain = bool(cache.layers) and all(type(layer) is DynamicLayer for layer in cache.layers)
+    return cache if plain else None
 
 
 class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
