@@ -7,7 +7,13 @@ import random
 import numpy as np
 import torch
 
-from gradsift.batching import batches_by_length, groups_of_like_length, pad_rows
+from gradsift.batching import (
+    FIRST_TOKENS,
+    TokenBudget,
+    batches_by_length,
+    groups_of_like_length,
+    pad_rows,
+)
 from gradsift.encoding import IGNORED, EncodedRow
 
 
@@ -62,3 +68,32 @@ def test_part_of_a_batch_is_the_batch_of_those_rows() -> None:
     part, alone = pad_rows(rows).part([2, 0], 2), pad_rows([rows[2], rows[0]])
     for name in ("input_ids_BT", "attention_mask_BT", "labels_BT"):
         assert torch.equal(getattr(part, name), getattr(alone, name))
+
+
+def test_a_budget_on_a_cpu_stays() -> None:
+    budget = TokenBudget("auto", "cpu")
+    budget.succeeded(FIRST_TOKENS, None)
+    assert budget.tokens == FIRST_TOKENS
+
+
+def test_a_budget_grows_while_a_card_has_room() -> None:
+    budget = TokenBudget("auto", "cuda")
+    budget.succeeded(FIRST_TOKENS, 0.1)
+    budget.succeeded(10, 0.1)  # a small batch says nothing
+    assert budget.tokens == 2 * FIRST_TOKENS
+    budget.succeeded(2 * FIRST_TOKENS, 0.5)
+    budget.succeeded(2 * FIRST_TOKENS, 0.1)
+    assert budget.tokens == 2 * FIRST_TOKENS
+
+
+def test_a_budget_is_half_of_the_batch_that_did_not_fit() -> None:
+    budget = TokenBudget("auto", "cuda")
+    budget.failed(3000)
+    budget.succeeded(1500, 0.1)
+    assert budget.tokens == 1500
+
+
+def test_a_budget_that_was_given_does_not_grow() -> None:
+    budget = TokenBudget(1000, "cuda")
+    budget.succeeded(1000, 0.1)
+    assert budget.tokens == 1000

@@ -21,7 +21,7 @@ from gradsift.encoding import IGNORED, EncodedRow, Encoder
 from gradsift.errors import ConfigError, UserError
 from gradsift.fitting import Fitted, PromptFitter
 from gradsift.generation import GeneratedAnswer, Writer, plain_cache
-from gradsift.gradients import example_losses, only_positions
+from gradsift.losses import example_losses, only_positions
 from gradsift.tasks.question import Question
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class Answerer:
         last_BT = torch.zeros_like(batch.input_ids_BT, dtype=torch.bool)
         last_BT[torch.arange(len(prompts)), batch.attention_mask_BT.sum(dim=1).cpu() - 1] = True
         read_BT = batch.attention_mask_BT.new_ones(len(prompts), start)
-        with only_positions(self._model, last_BT):
+        with only_positions(self._model, last_BT.flatten().nonzero()[:, 0]):
             output = self._model(
                 input_ids=batch.input_ids_BT,
                 attention_mask=torch.cat([read_BT, batch.attention_mask_BT], dim=1),
@@ -202,7 +202,7 @@ class Answerer:
         if cache is None:
             return None
         ids_1T = torch.tensor([ids], device=self._device)
-        with only_positions(self._model, torch.zeros_like(ids_1T, dtype=torch.bool)):
+        with only_positions(self._model, ids_1T.new_empty(0)):
             self._model(input_ids=ids_1T, past_key_values=cache, use_cache=True)
         cache.batch_repeat_interleave(num_rows)
         return cache

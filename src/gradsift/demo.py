@@ -177,7 +177,7 @@ def _pretrain(model: nn.Module, rows: Sequence[EncodedRow], sizes: DemoSizes) ->
     import torch
 
     from gradsift.batching import pad_rows
-    from gradsift.gradients import example_losses
+    from gradsift.losses import example_losses
 
     device, random = pick_device(), Random(BASE_SEED)
     model.to(device).train()

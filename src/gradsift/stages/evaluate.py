@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gradsift.artifact import atomic_open, file_sha256, fingerprint, read_json, write_json
 from gradsift.encoding import Encoder, EncodingConfig
 from gradsift.harness import HarnessConfig, require_harness, run_harness
-from gradsift.modeling import ModelConfig, load_finetuned, load_tokenizer
+from gradsift.modeling import ModelConfig, load_finetuned, load_tokenizer, model_fingerprint
 from gradsift.runfolder import RunFolder
 from gradsift.runtime import Progress, pick_device
 from gradsift.stages.encode import TargetConfig, held_out
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+BASE = "base"
+"""In place of a method's name: the model before training."""
 PREDICTIONS_FILE = "predictions.jsonl"
 HARNESS_FILE = "harness.json"
 HARNESS_SAMPLES_FILE = "harness_samples.jsonl"
@@ -57,6 +59,8 @@ class EvaluateConfig(BaseModel):
     """Worked examples in a prompt."""
     harness: HarnessConfig | None = None
     """What lm-evaluation-harness is asked besides; needs `pip install gradsift[eval]`."""
+    base: bool = False
+    """Evaluate the model before training too, for comparison."""
 
 
 @dataclass(frozen=True)
@@ -69,27 +73,34 @@ class EvaluateStage:
     encoding: EncodingConfig
     config: EvaluateConfig
 
-    def evaluate(self, target: TargetConfig, method: str) -> None:
-        """Evaluate the model trained on what `method` chose for the target; one with nothing held out is skipped."""
-        if not target.has_held_out:
-            logger.info("evaluate %s: nothing held out (targets.test_path), skipped", target.name)
-            return
+    def require_inputs(self, targets: Sequence[TargetConfig]) -> None:
+        """Raise UserError where held-out items can't be read, or the harness lacks something: before the training."""
+        for target in targets:
+            if target.has_held_out:
+                held_out(target)
         if self.config.harness is not None:
             require_harness(self.config.harness)
+
+    def evaluate(self, target: TargetConfig, method: str) -> None:
+        """Evaluate the model trained on what `method` chose for the target; one with nothing held out is skipped."""
+        self._evaluate(target, method, self.run.model(target.name, method))
+        if self.config.base:
+            self._evaluate(target, BASE, None)
+        if self.run.evaluations.is_dir():
+            write_report(self.run.evaluations)
+
+    def _evaluate(self, target: TargetConfig, method: str, trained: Path | None) -> None:
         metrics_path = self.run.evaluation(target.name, method)
-        job = EvaluationJob(
-            model=partial(load_finetuned, self.model, self.run.model(target.name, method), pick_device()),
-            encoder=Encoder(load_tokenizer(self.model), self.encoding),
-            target=target,
-            config=self.config,
-            folder=metrics_path.with_suffix(""),
-            metrics_path=metrics_path,
-            inputs=trained_settings(self.run, target.name, method),
-        )
-        evaluate_target(job)
+        model = cache(partial(load_finetuned, self.model, trained, pick_device()))
+        source = trained_settings(self.run, target.name, method) if trained else {"base": model_fingerprint(self.model)}
+        encoder = Encoder(load_tokenizer(self.model), self.encoding)
+        folder = metrics_path.with_suffix("")
+        if target.has_held_out:
+            evaluate_target(EvaluationJob(model, encoder, target, self.config, folder, metrics_path, source))
+        else:
+            logger.info("evaluate %s: nothing held out (targets.test_path), skipped", target.name)
         if self.config.harness is not None:
-            evaluate_with_harness(HarnessJob(job.model, job.encoder, self.config, job.folder, job.inputs))
-        write_report(metrics_path.parent.parent)
+            evaluate_with_harness(HarnessJob(model, encoder, self.config, folder, source))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from gradsift.batching import Batch, groups_of_like_length, pad_rows
 from gradsift.encoding import EncodedRow
-from gradsift.gradients import example_losses
+from gradsift.losses import example_losses
 from gradsift.runtime import Progress
 
 
