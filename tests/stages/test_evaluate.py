@@ -171,6 +171,11 @@ def test_metrics_are_written_after_the_predictions(make_job: MakeJob, monkeypatc
     assert not job.metrics_path.exists()
 
 
+def test_no_question_at_a_time_is_refused() -> None:
+    with pytest.raises(ValidationError, match="at least 1 question at a time"):
+        EvaluateConfig(batch_size=0)
+
+
 def questions(count: int) -> list[Question]:
     return [Question(f"q/{index}", "ab"[index % 2], "", (), "?", "", ("x",)) for index in range(count)]
 

@@ -14,7 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gradsift.artifact import atomic_open, file_sha256, fingerprint, read_json, write_json
 from gradsift.encoding import Encoder, EncodingConfig
@@ -61,6 +61,13 @@ class EvaluateConfig(BaseModel):
     """What lm-evaluation-harness is asked besides; needs `pip install gradsift[eval]`."""
     base: bool = False
     """Evaluate the model before training too, for comparison."""
+
+    @field_validator("batch_size")
+    @classmethod
+    def _at_least_one(cls, value: int | Literal["auto"]) -> int | Literal["auto"]:
+        if value != "auto" and value < 1:
+            raise ValueError("give at least 1 question at a time, or auto")
+        return value
 
 
 @dataclass(frozen=True)
