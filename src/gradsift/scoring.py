@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradsift.errors import UserError
 
-ROWS_IN_CACHE = 64
+ROWS_IN_CACHE = 128
 
 
 class ScoreConfig(BaseModel):
@@ -69,8 +69,8 @@ def influence_scores(features_RK: Tensor, norms_R: Tensor, directions_GK: Tensor
 
     Few rows at a time, so that their float32 copies stay in a core's cache.
     """
-    products = [rows_SK.float() @ directions_GK.T for rows_SK in features_RK.split(ROWS_IN_CACHE)]
-    scores_RG = torch.cat(products) / norms_R[:, None]
+    products = [directions_GK @ rows_SK.float().T for rows_SK in features_RK.split(ROWS_IN_CACHE)]
+    scores_RG = torch.cat(products, dim=1).T / norms_R[:, None]
     return scores_RG.masked_fill(~usable_rows(norms_R)[:, None], float("nan"))
 
 

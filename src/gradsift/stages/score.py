@@ -58,7 +58,7 @@ def score(run: RunFolder, checkpoints: Sequence[Checkpoint], targets: Sequence[s
     if not pending:
         logger.info("score: all %d targets have their scores", len(targets))
         return
-    for side, scores_NG in zip(pending, _influences(pools, weights, pending), strict=True):
+    for side, scores_NG in zip(pending, pool_influences(pools, weights, pending), strict=True):
         _write(run, side, scores_NG, config)
 
 
@@ -88,7 +88,9 @@ def _target_side(
     return TargetSide(target, names, directions, unusable, inputs)
 
 
-def _influences(pools: Sequence[FeatureStore], weights: Sequence[float], sides: Sequence[TargetSide]) -> list[Tensor]:
+def pool_influences(
+    pools: Sequence[FeatureStore], weights: Sequence[float], sides: Sequence[TargetSide]
+) -> list[Tensor]:
     """Inf(z, j) of every target, float32 [N, G] each, from one pass over the pool's stores."""
     sizes = [len(side.subtasks) for side in sides]
     total_NG = torch.zeros(pools[0].num_rows, sum(sizes))
