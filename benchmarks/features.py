@@ -88,11 +88,12 @@ def _bf16_units() -> str:
 def feature_maker(model: nn.Module, kind: str = "sketch") -> FeatureMaker:
     """The engine with the reference form and random moments."""
     gradients = PerExampleGradients(model)
+    device, adam = next(model.parameters()).device, AdamSettings(1, (0.9, 0.999), 1e-8)
     generator = torch.Generator().manual_seed(0)
     terms = {}
     for name, shape in gradients.shapes.items():
         first, second = torch.randn(shape, generator=generator), torch.rand(shape, generator=generator)
-        terms[name] = adam_terms("reference", Moments(first * 1e-4, second * 1e-8), AdamSettings(1, (0.9, 0.999), 1e-8))
+        terms[name] = adam_terms("reference", Moments(first * 1e-4, second * 1e-8).to(device), adam)
     config = ProjectionConfig.model_validate({"kind": kind, "dim": DIM})
     return FeatureMaker(gradients, "reference", terms, build_projector(config, gradients.shapes))
 
@@ -176,7 +177,7 @@ def authors(options: argparse.Namespace) -> None:
     one = Batch(batch.input_ids_BT[:1], batch.attention_mask_BT[:1], batch.labels_BT[:1])
     loop.feature(one)
     gradient = min(seconds(lambda: loop.feature(one)) for _ in range(3))
-    projection = seconds(lambda: loop.project_block()) * (DIM // AUTHORS_BLOCK) / AUTHORS_INTERVAL
+    projection = loop.projection_seconds()
     maker = feature_maker(lora_model("float32", RANK, MODEL))
     maker(batch)
     ours = min(seconds(lambda: maker(batch)) for _ in range(3)) / 16
@@ -206,12 +207,17 @@ class AuthorsLoop:
         second_P = 0.999 * second_P + 0.001 * gradient_P**2
         return first_P / torch.sqrt(second_P + 1e-8)
 
+    def projection_seconds(self) -> float:
+        """Seconds an example of the projection: of the first block of columns, as many times as there are blocks."""
+        self.project_block()
+        return seconds(self.project_block) * (DIM // AUTHORS_BLOCK) / AUTHORS_INTERVAL
+
     def project_block(self) -> Tensor:
         """One block of columns of the dense matrix, made anew, times the gradients of sixteen examples."""
-        num_parameters = sum(weight.numel() for _, weight in self.weights)
-        gradients_NP = torch.zeros(AUTHORS_INTERVAL, num_parameters)
-        signs_PC = torch.empty(num_parameters, AUTHORS_BLOCK)
-        signs_PC.bernoulli_(p=0.5, generator=torch.Generator().manual_seed(0))
+        num_parameters, device = sum(weight.numel() for _, weight in self.weights), self.weights[0][1].device
+        gradients_NP = torch.zeros(AUTHORS_INTERVAL, num_parameters, device=device)
+        signs_PC = torch.empty(num_parameters, AUTHORS_BLOCK, device=device)
+        signs_PC.bernoulli_(p=0.5, generator=torch.Generator(device).manual_seed(0))
         signs_PC *= 2.0
         signs_PC -= 1.0
         return gradients_NP @ signs_PC

@@ -132,6 +132,7 @@ def random_llama(**sizes: int) -> nn.Module:
         "max_position_embeddings": 1024,
     }
     model: nn.Module = LlamaForCausalLM(LlamaConfig(**{**defaults, **sizes}, tie_word_embeddings=True))
+    model.name_or_path = "random"  # PEFT warns of a model without a name
     return model
 
 
