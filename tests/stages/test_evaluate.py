@@ -21,14 +21,13 @@ from gradsift.artifact import read_json
 from gradsift.encoding import Encoder
 from gradsift.errors import ConfigError
 from gradsift.modeling import ModelConfig, load_base_model
+from gradsift.predictions import Prediction, summarised
 from gradsift.stages.encode import TargetConfig, held_out
 from gradsift.stages.evaluate import (
     EvaluateConfig,
     EvaluationJob,
-    Prediction,
     drawn,
     evaluate_target,
-    summarised,
 )
 from gradsift.tasks.question import Question
 
@@ -144,6 +143,11 @@ def test_a_finished_evaluation_is_not_done_again(make_job: MakeJob) -> None:
 def test_the_batch_size_makes_no_evaluation_anew(make_job: MakeJob) -> None:
     evaluate_target(make_job(OWN_ROWS))
     evaluate_target(replace(make_job(OWN_ROWS, {"batch_size": 2}), model=refuse))
+
+
+def test_a_targets_own_number_of_tokens_comes_first(make_job: MakeJob) -> None:
+    metrics = evaluate_target(make_job(OWN_ROWS, {"max_new_tokens": 8}, metric="f1", max_new_tokens=3))
+    assert metrics["settings"]["max_new_tokens"] == 3
 
 
 @pytest.mark.parametrize("change", ["inputs", "num_shots", "question", "metric"])
