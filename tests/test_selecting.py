@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from gradsift.selecting import ScoredRows, SelectConfig, choose, ranking, with_gumbel_noise
+from gradsift.strategies import STRATEGIES
 
 IDS, SOURCES = ["b", "a", "c", "a", "d"], ["p", "q", "p", "p", "p"]
 SCORES = np.array([0.5, 0.5, 0.9, 0.5, float("nan")])
@@ -48,6 +50,21 @@ def test_the_order_does_not_depend_on_the_order_of_the_rows() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_what_is_no_number_is_never_ranked(value: float) -> None:
     assert list(ranking(scored([value, 0.1]), "top")) == [1]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_row_without_a_score_for_one_subtask_is_never_ranked(strategy: str) -> None:
+    rows = scored(np.arange(4))
+    subtask_scores_NG = np.tile(np.arange(4, dtype=np.float32)[:, None], (1, 3))
+    subtask_scores_NG[2, 1] = np.nan
+    partly = replace(rows, subtask_scores_NG=subtask_scores_NG)
+    assert list(ranking(partly, strategy)) == [3, 1, 0]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_rows_alike_are_ordered_by_id_then_source(strategy: str) -> None:
+    rows = scored([0.5] * 4, ids=["b", "a", "a", "c"], sources=["p", "q", "p", "p"])
+    assert list(ranking(rows, strategy)) == [2, 1, 0, 3]
 
 
 @pytest.mark.parametrize(

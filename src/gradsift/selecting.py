@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -120,9 +120,7 @@ def with_gumbel_noise(rows: ScoredRows, temperature: float, seed: int) -> Scored
     """
     noise_N = temperature * np.random.default_rng([seed, len(rows.ids)]).gumbel(size=len(rows.ids))
     noisy_NG = (rows.subtask_scores_NG + noise_N[:, None]).astype(np.float32)
-    return ScoredRows(
-        rows.ids, rows.sources, rows.num_tokens_N, rows.score_N + noise_N, noisy_NG, num_read=rows.num_read
-    )
+    return replace(rows, score_N=rows.score_N + noise_N, subtask_scores_NG=noisy_NG)
 
 
 def choose(
