@@ -18,6 +18,7 @@ POOL = [
     "a cat",
     "Une phrase en français, déjà-vu?",
     "3.14 + 2 = 5.14",
+    "సమాధానం ఇవ్వండి 🧙\u200d♂️",
     "",
 ]
 TARGET = ["The cat sat.", "Where is the red cat?"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from runs import conversation, gradsift, small_pool, tiny_run, write_jsonl
 
+from gradsift.stages.overlap import PoolOverlap
 from gradsift.strategies import STRATEGIES
 
 LONG = "Anna had nine red apples, gave four of them to Bert, and then ate two: how many has she now?"
@@ -54,6 +55,24 @@ def test_a_row_with_a_validation_example_is_kept_out_and_counted(
     assert "kept out for sums: 1 × text of its items" in capsys.readouterr().out
     overlap = json.loads((tmp_path / "run" / "targets" / "sums" / "overlap.json").read_text())
     assert (overlap["rows"], overlap["num_items"]) == ([0], 4)
+
+
+def test_the_whole_pool_is_without_overlap_too(tmp_path: Path, tiny_model_folder: Path) -> None:
+    config = with_pool(tmp_path, tiny_model_folder, [conversation("leak", "How much is 1 and 1?", "It is 2.")])
+    assert gradsift("run", config, "--until", "select", "select.method=full") == 0
+    lines = (tmp_path / "run" / "selection" / "sums" / "full.jsonl").read_text().splitlines()
+    assert len(lines) == 24
+
+
+def test_overlap_found_once_serves_every_method(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leak = conversation("leak", "How much is 1 and 1?", "It is 2. " * 20)
+    config = with_pool(tmp_path, tiny_model_folder, [leak])
+    assert select(config) == 0
+    monkeypatch.setattr(PoolOverlap, "_read", None)
+    assert select(config, "select.strategy=mean") == 0
+    assert "leak" not in chosen(tmp_path)
 
 
 def test_a_row_with_a_held_out_item_is_kept_out(tmp_path: Path, tiny_model_folder: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+import regex
 
 from gradsift.baselines.texts import Scores, Texts
 
@@ -16,8 +16,9 @@ NUM_BUCKETS = 10_000
 SMOOTHING = 1e-8
 """Added to every bucket's probability, as the authors' package does."""
 
-TOKEN = re.compile(r"\w+|[^\w\s]+")
-"""Runs of letters and digits, and runs of punctuation: the package's `wordpunct`."""
+TOKEN = regex.compile(r"\w+|[^\w\s]+")
+"""Runs of letters, marks and digits, and runs of punctuation: the package's `wordpunct`, by the module `regex` as NLTK
+has it; by `re` a vowel sign would end a word."""
 
 
 def dsir(texts: Texts) -> Scores:
