@@ -145,7 +145,7 @@ def test_row_of_a_table_without_header_is_written_back_with_columns(tmp_path: Pa
     path = tmp_path / "mine.tsv"
     path.write_text('"2" + 2?\t4\tTwo twos.\n')
     source = SourceConfig(preset="cot", path=str(path))
-    assert json.loads(selected_lines(source, 0, [0])[0]) == {
+    assert json.loads(selected_lines(source, [0])[0]) == {
         "question": '"2" + 2?',
         "answer": "4",
         "rationale": "Two twos.",

@@ -32,7 +32,7 @@ def example_losses(model: nn.Module, batch: Batch) -> Tensor:
     supervised_BT = targets_BT != IGNORED
     num_tokens_B = supervised_BT.sum(dim=1)
     assert bool((num_tokens_B > 0).all()), "a row without a supervised token reached the model"
-    with _only_positions(model, supervised_BT):
+    with only_positions(model, supervised_BT):
         output = model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
     logits_SV = output.logits.squeeze(0)
     losses_S = functional.cross_entropy(logits_SV.float(), targets_BT[supervised_BT], reduction="none")
@@ -42,7 +42,7 @@ def example_losses(model: nn.Module, batch: Batch) -> Tensor:
 
 
 @contextlib.contextmanager
-def _only_positions(model: nn.Module, mask_BT: Tensor) -> Iterator[None]:
+def only_positions(model: nn.Module, mask_BT: Tensor) -> Iterator[None]:
     """Let the output embedding see the hidden states at `mask_BT` only, as one sequence [1, S, H]."""
 
     def keep(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

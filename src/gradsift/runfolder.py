@@ -51,3 +51,11 @@ class RunFolder:
     def selection(self, target: str, method: str = "less") -> Path:
         """The rows chosen for a target."""
         return self.path / "selection" / target / f"{method}.jsonl"
+
+    def model(self, target: str, method: str = "less") -> Path:
+        """The model trained on the rows chosen for a target."""
+        return self.path / "model" / target / method
+
+    def evaluation(self, target: str, method: str = "less") -> Path:
+        """The metrics of the model trained for a target; its predictions stand in the folder of the same name."""
+        return self.path / "evaluation" / target / f"{method}.json"

@@ -18,7 +18,8 @@ class SelectConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Literal["less"] = "less"
+    method: Literal["less", "random", "bm25", "full"] = "less"
+    """What scores the rows; `full` takes every row, whatever the budget."""
     strategy: Literal["top"] = "top"
     fraction: float | None = Field(None, gt=0, le=1)
     """Of the rows read from the pool."""
@@ -49,13 +50,15 @@ def select_top(
     ranked: npt.NDArray[np.int64], num_tokens: npt.NDArray[np.int64], num_read: int, config: SelectConfig
 ) -> npt.NDArray[np.int64]:
     """The head of the ranking that fits the budget; fewer where fewer can be selected."""
-    if config.tokens is not None:
+    if config.method != "full" and config.tokens is not None:
         return ranked[: int(np.searchsorted(np.cumsum(num_tokens[ranked]), config.tokens, side="right"))]
     return ranked[: wanted_count(num_read, config)]
 
 
 def wanted_count(num_read: int, config: SelectConfig) -> int:
     """Rows asked for by `count` or `fraction`; a fraction is rounded down, and chooses at least one."""
+    if config.method == "full":
+        return num_read
     if config.count is not None:
         return config.count
     fraction = DEFAULT_FRACTION if config.fraction is None else config.fraction

@@ -11,11 +11,11 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -35,6 +35,8 @@ from gradsift.formats import (
 )
 from gradsift.llamafactory import read_entry
 from gradsift.presets import PRESETS
+
+Picked = TypeVar("Picked")
 
 NUM_PEEKED = 1000
 """Rows looked at to find out which columns there are."""
@@ -150,25 +152,37 @@ def read_examples(source: SourceConfig, seed: int) -> Iterator[Example]:
         raise DataError("gives no conversation: none is left of its message trees", opened.label)
 
 
-def selected_lines(source: SourceConfig, seed: int, rows: Collection[int]) -> dict[int, bytes]:
+def selected_lines(source: SourceConfig, rows: Collection[int]) -> dict[int, bytes]:
     """The JSON line of each of those rows, in the user's own schema and without its line end.
 
     A line of a JSONL file comes byte for byte, and the lines between aren't parsed. A row of another
     container is put as JSON, its columns in their order; what JSON lacks (dates) as text. A conversation out
-    of a message tree has a line of its own: id, source, messages. `seed` draws samples, and positions don't
-    depend on them. Raises DataError where the source has no such row.
+    of a message tree has a line of its own: id, source, messages. Positions don't depend on samples or limits.
+    Raises DataError where the source has no such row.
     """
+    return _picked(source, rows, lambda opened, row, item: opened.line(row, item))
+
+
+def selected_examples(source: SourceConfig, rows: Collection[int]) -> dict[int, Example]:
+    """The example at each of those rows; those between aren't parsed. Raises DataError where there is no such row."""
+    return _picked(source, rows, lambda opened, row, item: opened.example(row, item))
+
+
+def _picked(
+    source: SourceConfig, rows: Collection[int], pick: Callable[[_Opened, int, Any], Picked]
+) -> dict[int, Picked]:
+    """What `pick` makes of each of those rows."""
     opened = _open(source)
-    wanted, lines = set(rows), {}
+    wanted, picked = set(rows), {}
     for row, item in enumerate(opened.items()) if wanted else ():
         if row in wanted:
-            lines[row] = opened.line(row, item)
-            if len(lines) == len(wanted):
+            picked[row] = pick(opened, row, item)
+            if len(picked) == len(wanted):
                 break
-    absent = sorted(wanted - set(lines))
+    absent = sorted(wanted - set(picked))
     if absent:
         raise DataError(f"has no row {absent[0]}", opened.label)
-    return lines
+    return picked
 
 
 def source_fingerprint(source: SourceConfig) -> str:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gradsift.artifact import read_json
+from gradsift.artifact import MANIFEST, read_json
 from gradsift.corpus import Corpus
 from gradsift.runfolder import RunFolder
 from gradsift.runtime import duration
 
 
-def summary(run: RunFolder, targets: Sequence[str], seconds: Mapping[str, float]) -> str:
+def summary(run: RunFolder, targets: Sequence[str], method: str, seconds: Mapping[str, float]) -> str:
     """What the run folder holds, as text for the terminal."""
     pool = Corpus(run.pool)
     selections = {
-        target: read_json(run.selection(target).with_suffix(".json"))
+        target: read_json(run.selection(target, method).with_suffix(".json"))
         for target in targets
-        if run.selection(target).is_file()
+        if run.selection(target, method).is_file()
     }
     parts = [
         _pool_lines(pool, run),
-        _target_lines(run, targets),
+        _target_lines(run, targets, method),
         _table(pool, selections),
-        [f"{target}: {run.selection(target)}" for target in selections],
+        [f"{target}: {run.selection(target, method)}" for target in selections],
+        [line for target in selections for line in _trained_lines(run, target, method)],
         ["time: " + ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())],
     ]
     return "\n".join(line for part in parts for line in part)
@@ -35,7 +36,7 @@ def _pool_lines(pool: Corpus, run: RunFolder) -> list[str]:
     return lines + ([f"  listed in {run.pool / 'set_aside.jsonl'}"] if aside else [])
 
 
-def _target_lines(run: RunFolder, targets: Sequence[str]) -> list[str]:
+def _target_lines(run: RunFolder, targets: Sequence[str], method: str) -> list[str]:
     lines = []
     for name in targets:
         corpus = Corpus(run.target(name))
@@ -45,11 +46,19 @@ def _target_lines(run: RunFolder, targets: Sequence[str]) -> list[str]:
             f"target {name}: {corpus.num_rows} examples of {subtasks} subtask{'s' if subtasks > 1 else ''}"
             + (f", {aside} set aside (listed in {corpus.folder / 'set_aside.jsonl'})" if aside else "")
         )
-        scores = run.scores(name).with_suffix(".json")
+        scores = run.scores(name, method).with_suffix(".json")
         unselectable = read_json(scores)["num_unselectable"] if scores.is_file() else 0
         if unselectable:
             lines.append(f"  {unselectable} pool rows with zero or non-finite features, never selected")
     return lines
+
+
+def _trained_lines(run: RunFolder, target: str, method: str) -> list[str]:
+    folder = run.model(target, method)
+    if not (folder / MANIFEST).is_file():
+        return []
+    facts = read_json(folder / MANIFEST)
+    return [f"{target}: {folder}, trained on {facts['num_rows']:,} rows, loss {facts['loss']:.3f} in the last epoch"]
 
 
 def _table(pool: Corpus, selections: Mapping[str, Mapping[str, object]]) -> list[str]:

@@ -48,11 +48,9 @@ def build_trainer(model: nn.Module, rows: Sequence[EncodedRow], arguments: dict[
     settings = TrainingArguments(
         **arguments,
         optim="adamw_torch",
-        save_strategy="epoch",
         save_total_limit=2,
         logging_steps=1,
         logging_nan_inf_filter=False,
-        report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,

@@ -1,0 +1,346 @@
+"""The evaluate stage: a model's answers to a target's held-out questions, and the metrics made of them.
+
+Writes every answer with its prompt (`predictions.jsonl`), then the metrics as JSON: a finished evaluation has them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gradsift.artifact import atomic_open, fingerprint, read_json, write_json
+from gradsift.encoding import Encoder, EncodingConfig
+from gradsift.modeling import ModelConfig, load_finetuned, load_tokenizer
+from gradsift.runfolder import RunFolder
+from gradsift.runtime import Progress, pick_device
+from gradsift.stages.encode import TargetConfig, held_out
+from gradsift.stages.train import trained_settings
+from gradsift.tasks.question import EvaluationProtocol, Question, Scores
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from gradsift.answering import AnswerLoss
+    from gradsift.fitting import Fitted
+
+logger = logging.getLogger(__name__)
+
+PREDICTIONS_FILE = "predictions.jsonl"
+REVISION = 1
+"""Raised when answers or metrics are made in another way, so that finished evaluations are done again."""
+
+
+class EvaluateConfig(BaseModel):
+    """How the held-out questions are answered; what is None follows the target's protocol."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    batch_size: int | Literal["auto"] = "auto"
+    """Questions at a time; `auto`: as many as a budget of tokens allows."""
+    limit: int | None = Field(None, ge=1)
+    """Questions per subtask, drawn by the hash of their ids; None: all of them."""
+    max_new_tokens: int | None = Field(None, ge=1)
+    """Tokens of a generated answer."""
+    num_shots: int | None = Field(None, ge=0)
+    """Worked examples in a prompt."""
+
+
+@dataclass(frozen=True)
+class EvaluateStage:
+    """Evaluates the models trained for a run's targets."""
+
+    run: RunFolder
+    model: ModelConfig
+    """The model that was trained."""
+    encoding: EncodingConfig
+    config: EvaluateConfig
+
+    def evaluate(self, target: TargetConfig, method: str) -> None:
+        """Evaluate the model trained on what `method` chose for the target; one with nothing held out is skipped."""
+        if not target.has_held_out:
+            logger.info("evaluate %s: nothing held out (targets.test_path), skipped", target.name)
+            return
+        metrics_path = self.run.evaluation(target.name, method)
+        job = EvaluationJob(
+            model=partial(load_finetuned, self.model, self.run.model(target.name, method), pick_device()),
+            encoder=Encoder(load_tokenizer(self.model), self.encoding),
+            target=target,
+            config=self.config,
+            folder=metrics_path.with_suffix(""),
+            metrics_path=metrics_path,
+            inputs=trained_settings(self.run, target.name, method),
+        )
+        evaluate_target(job)
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """One model on one target, and where the outcome goes."""
+
+    model: Callable[[], nn.Module]
+    """Gives the model, in evaluation mode on its device; called where something is left to be answered."""
+    encoder: Encoder
+    target: TargetConfig
+    config: EvaluateConfig
+    folder: Path
+    """Of the predictions."""
+    metrics_path: Path
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """What the model comes from, as JSON values; questions, protocol and encoding are known here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What became of one question; the fields are those of a line of predictions.jsonl."""
+
+    id: str
+    subtask: str
+    prompt: str
+    """As the model saw it, special tokens that the tokenizer adds left out."""
+    num_shots: int
+    lost_shots: int
+    cut: bool
+    output: str | None
+    """The choice or the generated text; None where nothing was to be answered."""
+    answers: tuple[str, ...]
+    scores: Scores
+    answer_nats: float | None
+    """Sum over the right answer's tokens; None where its text isn't known."""
+    answer_tokens: int
+    answer_num_shots: int | None
+    """Shots of the prompt that the right answer was read after; its length decides them, not max_new_tokens."""
+    log_likelihoods: dict[str, float] | None = None
+    """Of each choice."""
+
+
+def evaluate_target(job: EvaluationJob) -> dict[str, Any]:
+    """The metrics of the job; read from its file where that was made from the same inputs.
+
+    Raises ConfigError and DataError as `held_out` does, and where the settings leave no room for a prompt.
+    """
+    questions, protocol = held_out(job.target)
+    questions = drawn(questions, job.config.limit)
+    inputs = _inputs(job, questions, protocol)
+    if (finished := _finished(job)) and finished["inputs"] == inputs:
+        logger.info("evaluate %s: %s is up to date", job.target.name, job.metrics_path)
+        return finished
+    run = _Run(job, protocol)
+    predictions = run.predictions(questions)
+    _write_predictions(job.folder / PREDICTIONS_FILE, predictions)
+    metrics = {
+        "target": job.target.name,
+        **summarised(predictions, protocol.averaged_over),
+        "settings": run.settings,
+        "inputs": inputs,
+    }
+    write_json(job.metrics_path, metrics)
+    return metrics
+
+
+def drawn(questions: Sequence[Question], limit: int | None) -> list[Question]:
+    """At most `limit` questions of each subtask, in their order; those whose ids have the smallest SHA-256."""
+    if limit is None:
+        return list(questions)
+    by_subtask: dict[str, list[str]] = {}
+    for question in questions:
+        by_subtask.setdefault(question.subtask, []).append(question.id)
+    kept = {name for names in by_subtask.values() for name in sorted(names, key=_sha256)[:limit]}
+    return [question for question in questions if question.id in kept]
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _inputs(job: EvaluationJob, questions: Sequence[Question], protocol: EvaluationProtocol) -> str:
+    """Fingerprint of everything that the metrics come from; the batch size is no part of it."""
+    rules = {key: value for key, value in asdict(protocol).items() if key != "judge"}
+    settings = job.config.model_dump(include={"max_new_tokens", "num_shots"})
+    return fingerprint(
+        [
+            REVISION,
+            dict(job.inputs),
+            job.encoder.meaning(),
+            [asdict(question) for question in questions],
+            rules,
+            job.target.model_dump(include={"task", "metric"}),
+            settings,
+        ]
+    )
+
+
+def _finished(job: EvaluationJob) -> dict[str, Any] | None:
+    whole = job.metrics_path.is_file() and (job.folder / PREDICTIONS_FILE).is_file()
+    return read_json(job.metrics_path) if whole else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """What was answered to a question, after which prompt."""
+
+    fitted: Fitted
+    text: str | None = None
+    log_likelihoods: dict[str, float] | None = None
+
+
+class _Run:
+    """One evaluation under way: the protocol with the user's settings laid over it."""
+
+    def __init__(self, job: EvaluationJob, protocol: EvaluationProtocol) -> None:
+        from gradsift.answering import Answerer
+
+        self._protocol, self._label = protocol, f"evaluate {job.target.name}"
+        self._answerer = Answerer(job.model(), job.encoder, job.config.batch_size)
+        self._num_shots = protocol.num_shots if job.config.num_shots is None else job.config.num_shots
+        self._fitter = self._answerer.fitter(self._num_shots)
+        self._max_new_tokens = self._answerer.new_tokens(job.config.max_new_tokens, protocol.max_new_tokens)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decided the figures, for the metrics file."""
+        return {
+            "num_shots": self._num_shots,
+            "max_new_tokens": self._max_new_tokens,
+            "stop": self._protocol.stop,
+            "passage_tokens": self._protocol.passage_tokens,
+            "context_tokens": self._answerer.context,
+        }
+
+    def predictions(self, questions: Sequence[Question]) -> list[Prediction]:
+        """One per question, in order."""
+        asked = self._shortened(questions)
+        outputs = self._outputs(asked)
+        losses = self._losses(asked, outputs)
+        return [self._prediction(*row) for row in zip(questions, outputs, losses, strict=True)]
+
+    def _shortened(self, questions: Sequence[Question]) -> Sequence[Question]:
+        num_tokens = self._protocol.passage_tokens
+        if num_tokens is None:
+            return questions
+        shorten = partial(self._fitter.shortened, num_tokens=num_tokens)
+        return [question.with_passages(shorten) for question in questions]
+
+    def _outputs(self, questions: Sequence[Question]) -> list[_Output]:
+        if self._protocol.judge is None:
+            return [_Output(self._fitter.prompt(question, num_new_tokens=1)) for question in questions]
+        if all(question.choices for question in questions):
+            return self._chosen(questions)
+        return self._generated(questions)
+
+    def _chosen(self, questions: Sequence[Question]) -> list[_Output]:
+        with Progress(self._label, len(questions), "questions") as progress:
+            answers = self._answerer.choose(questions, self._num_shots, progress.advance)
+        outputs = []
+        for question, answer in zip(questions, answers, strict=True):
+            likelihoods = dict(zip(question.choices, answer.log_likelihoods, strict=True))
+            outputs.append(_Output(answer.fitted, question.choices[answer.best], likelihoods))
+        return outputs
+
+    def _generated(self, questions: Sequence[Question]) -> list[_Output]:
+        prompts = [self._fitter.prompt(question, self._max_new_tokens) for question in questions]
+        with Progress(self._label, len(questions), "questions") as progress:
+            answers = self._answerer.generate(prompts, self._max_new_tokens, self._protocol.stop, progress.advance)
+        return [_Output(answer.fitted, answer.text) for answer in answers]
+
+    def _losses(self, questions: Sequence[Question], outputs: Sequence[_Output]) -> list[AnswerLoss | None]:
+        """The answer losses; what the likelihoods of the choices tell already isn't computed again."""
+        pending = [question for question, output in zip(questions, outputs, strict=True) if not output.log_likelihoods]
+        with Progress(f"{self._label}, answer loss", len(pending), "questions") as progress:
+            losses = iter(self._answerer.answer_losses(pending, self._num_shots, progress.advance))
+        return [
+            next(losses) if output.log_likelihoods is None else _loss_of_choice(question, output)
+            for question, output in zip(questions, outputs, strict=True)
+        ]
+
+    def _prediction(self, question: Question, output: _Output, loss: AnswerLoss | None) -> Prediction:
+        fitted = loss.fitted if loss and output.text is None else output.fitted
+        return Prediction(
+            id=question.id,
+            subtask=question.subtask,
+            prompt=fitted.prompt,
+            num_shots=fitted.num_shots,
+            lost_shots=self._fitter.wanted_shots(question) - fitted.num_shots,
+            cut=fitted.cut,
+            output=output.text,
+            answers=question.answers,
+            scores=self._scores(question, output),
+            answer_nats=loss.nats if loss else None,
+            answer_tokens=loss.num_tokens if loss else 0,
+            answer_num_shots=loss.fitted.num_shots if loss else None,
+            log_likelihoods=output.log_likelihoods,
+        )
+
+    def _scores(self, question: Question, output: _Output) -> Scores:
+        if self._protocol.judge is None or output.text is None:
+            return {}
+        return self._protocol.judge(question, output.text)
+
+
+def _loss_of_choice(question: Question, output: _Output) -> AnswerLoss | None:
+    from gradsift.answering import AnswerLoss
+
+    if question.completion is None or output.log_likelihoods is None:
+        return None
+    return AnswerLoss(output.fitted, -output.log_likelihoods[question.completion])
+
+
+def _write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
+    with atomic_open(path) as file:
+        for prediction in predictions:
+            file.write(json.dumps(asdict(prediction), ensure_ascii=False).encode() + b"\n")
+
+
+def summarised(predictions: Sequence[Prediction], averaged_over: Literal["questions", "subtasks"]) -> dict[str, Any]:
+    """Metrics from 0 to 1, overall and per subtask; the answer loss in nats per token; how many prompts lost what."""
+    by_subtask: dict[str, list[Prediction]] = {}
+    for prediction in predictions:
+        by_subtask.setdefault(prediction.subtask, []).append(prediction)
+    subtasks = {name: _figures(rows) for name, rows in sorted(by_subtask.items())}
+    whole = _figures(predictions)
+    names = list(whole["metrics"])
+    means = {name: _mean(figures["metrics"][name] for figures in subtasks.values()) for name in names}
+    return {
+        "metric": names[0] if names else "answer_loss",
+        "averaged_over": averaged_over,
+        **whole,
+        "metrics": means if averaged_over == "subtasks" else whole["metrics"],
+        "subtasks": subtasks,
+    }
+
+
+def _figures(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    names = list(predictions[0].scores)
+    return {
+        "metrics": {name: _mean(prediction.scores[name] for prediction in predictions) for name in names},
+        "answer_loss": _answer_loss(predictions),
+        "counts": {
+            "questions": len(predictions),
+            "with_lost_shots": sum(prediction.lost_shots > 0 for prediction in predictions),
+            "lost_shots": sum(prediction.lost_shots for prediction in predictions),
+            "cut": sum(prediction.cut for prediction in predictions),
+        },
+    }
+
+
+def _answer_loss(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """Nats per token: all nats by all tokens, so that a long answer counts for more than a short one."""
+    known = [prediction for prediction in predictions if prediction.answer_nats is not None]
+    num_tokens = sum(prediction.answer_tokens for prediction in known)
+    counts = {"num_tokens": num_tokens, "num_questions": len(known)}
+    if not known:
+        reason = "no held-out item says its whole answer (BBH's test items have no chain of thought)"
+        return {"nats_per_token": None, **counts, "reason": reason}
+    return {"nats_per_token": sum(prediction.answer_nats or 0.0 for prediction in known) / num_tokens, **counts}
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
