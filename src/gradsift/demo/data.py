@@ -10,6 +10,9 @@ from gradsift.demo.wordings import PROSE, WORDINGS
 
 Row = dict[str, Any]
 
+BASE_WORKED = 0.2
+"""Share of the base model's texts whose answers show their working, as those of the pool and the targets do."""
+
 
 def pool_rows(count: int, seed: int) -> list[Row]:
     """`count` rows in random order, the skills and a skill's wordings of the pool in equal parts."""
@@ -49,14 +52,14 @@ def _base_row(skill: str, index: int, random: Random) -> Row:
     wording = random.choice(WORDINGS[skill].base)
     before, after = random.random() < 0.4, random.random() < 0.25
     parts = [random.choice(PROSE)] * before + [wording] + [random.choice(PROSE)] * after
-    return filled(" ".join(parts), skill, f"base-{index:06d}", random)
+    return filled(" ".join(parts), skill, f"base-{index:06d}", random, worked=random.random() < BASE_WORKED)
 
 
-def filled(wording: str, skill: str, identifier: str, random: Random) -> Row:
+def filled(wording: str, skill: str, identifier: str, random: Random, worked: bool = True) -> Row:
     """The row that a wording and a task of the skill make."""
     task = SKILLS[skill](random)
     question = {"role": "user", "content": wording.format(**{**_scenery(random), **task.fields})}
-    answer = {"role": "assistant", "content": task.answer}
+    answer = {"role": "assistant", "content": task.worked if worked else task.answer}
     return {"id": identifier, "skill": skill, "task": str(task.fields), "messages": [question, answer]}
 
 
