@@ -24,7 +24,9 @@ from torch.profiler import ProfilerActivity, profile
 from gradsift.batching import Batch
 from gradsift.checkpoints import AdamSettings, Moments
 from gradsift.encoding import IGNORED
-from gradsift.gradients import AdamForm, PerExampleGradients, adam_feature, example_losses
+from gradsift.features import FeatureMaker
+from gradsift.gradients import AdamForm, AdamTerms, PerExampleGradients, adam_terms
+from gradsift.losses import example_losses
 from gradsift.modeling import LoraConfig, ModelConfig, add_lora, load_base_model
 from gradsift.projection import ProjectionConfig, build_projector
 
@@ -92,17 +94,9 @@ def engine_peak(settings: Settings, rows: int, form: AdamForm) -> tuple[int, int
     gradients, batch = PerExampleGradients(_lora_model(settings)), _batch(settings, rows)
 
     def step() -> None:
-        moments = _moments(gradients.shapes) if form in NEED_MOMENTS else {}
         features_RK = torch.zeros(SHARD_ROWS, settings.dim)
         projector = build_projector(ProjectionConfig(dim=settings.dim), gradients.shapes)
-        features_BK = torch.zeros(rows, settings.dim)
-
-        def consume(name: str, gradients_BOI: torch.Tensor) -> None:
-            block_BOI = adam_feature(gradients_BOI, form, moments.get(name), AdamSettings(1, (0.9, 0.999), 1e-8))
-            projector.add(features_BK, block_BOI, name)
-
-        gradients(batch, consume)
-        features_RK[:rows] = features_BK
+        features_RK[:rows] = FeatureMaker(gradients, form, _terms(form, gradients.shapes), projector)(batch)
 
     return peak_bytes(step), _bound(settings, rows, gradients.shapes)
 
@@ -164,8 +158,13 @@ def _batch(settings: Settings, rows: int) -> Batch:
     return Batch(input_ids_BT, torch.ones_like(input_ids_BT), labels_BT)
 
 
-def _moments(shapes: dict[str, tuple[int, ...]]) -> dict[str, Moments]:
-    return {name: Moments(torch.zeros(shape), torch.zeros(shape)) for name, shape in shapes.items()}
+def _terms(form: AdamForm, shapes: dict[str, tuple[int, ...]]) -> dict[str, AdamTerms]:
+    if form not in NEED_MOMENTS:
+        return {}
+    adam = AdamSettings(1, (0.9, 0.999), 1e-8)
+    return {
+        name: adam_terms(form, Moments(torch.zeros(shape), torch.zeros(shape)), adam) for name, shape in shapes.items()
+    }
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from gradsift.batching import pad_rows
 from gradsift.checkpoints import AdamSettings, Moments
 from gradsift.encoding import EncodedRow
 from gradsift.errors import ConfigError
-from gradsift.gradients import PerExampleGradients, adam_feature, example_losses, lora_linears
+from gradsift.gradients import PerExampleGradients, adam_feature
+from gradsift.lora import lora_linears
+from gradsift.losses import example_losses
 
 MakeModel = Callable[..., nn.Module]
 MakeRow = Callable[..., EncodedRow]

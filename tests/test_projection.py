@@ -14,6 +14,7 @@ from gradsift.projection import (
     ProjectionConfig,
     build_projector,
     philox,
+    philox_in_integers,
     philox_key,
     sketch_plan,
 )
@@ -39,14 +40,18 @@ def projected(kind: str, blocks_BOI: Blocks, dim: int = 16, seed: int = 0, shape
 
 
 def naive_philox(counter: list[int], key: list[int]) -> list[int]:
-    """Philox4x32-10 in Python integers, as in the paper (Salmon et al., SC 2011)."""
+    """Philox4x64-10 in Python integers, as in the paper (Salmon et al., SC 2011)."""
     (x0, x1, x2, x3), (k0, k1) = counter, key
     for _ in range(10):
-        high0, low0 = divmod(x0 * 0xD2511F53, 1 << 32)
-        high1, low1 = divmod(x2 * 0xCD9E8D57, 1 << 32)
+        high0, low0 = divmod(x0 * 0xD2E7470EE14C6C93, 1 << 64)
+        high1, low1 = divmod(x2 * 0xCA5A826395121157, 1 << 64)
         x0, x1, x2, x3 = high1 ^ x1 ^ k0, low1, high0 ^ x3 ^ k1, low0
-        k0, k1 = (k0 + 0x9E3779B9) % (1 << 32), (k1 + 0xBB67AE85) % (1 << 32)
+        k0, k1 = (k0 + 0x9E3779B97F4A7C15) % (1 << 64), (k1 + 0xBB67AE8584CAA73B) % (1 << 64)
     return [x0, x1, x2, x3]
+
+
+def unsigned(words: Tensor) -> list[int]:
+    return [word % (1 << 64) for word in words.tolist()]
 
 
 def naive_sketch_matrix(parameter: str, size: int, dim: int) -> Tensor:
@@ -61,13 +66,17 @@ def naive_sketch_matrix(parameter: str, size: int, dim: int) -> Tensor:
 
 
 def naive_rademacher_matrix(parameter: str, size: int, dim: int) -> Tensor:
-    """The dense [D, K] matrix: the sign of (d, k) is bit k mod 128 of the counter (d, k // 128)."""
+    """The dense [D, K] matrix: a row's counters give W 32-bit words; column s·W + w is bit 31 - s of word w."""
     key = philox_key(0, parameter, "rademacher")
+    num_counters = -(-dim // 256)
     matrix_DK = torch.zeros(size, dim)
     for row in range(size):
+        counters = range(row * num_counters, (row + 1) * num_counters)
+        wide = [word for counter in counters for word in naive_philox([counter, 0, 0, 0], [key, 0])]
+        words = [half for word in wide for half in (word & 0xFFFFFFFF, word >> 32)]
         for column in range(dim):
-            words = naive_philox([row, column // 128, 0, 0], [key & 0xFFFFFFFF, key >> 32])
-            bit = words[column % 128 // 32] >> (column % 32) & 1
+            shift, index = divmod(column, len(words))
+            bit = words[index] >> (31 - shift) & 1
             matrix_DK[row, column] = (1 - 2 * bit) / dim**0.5
     return matrix_DK
 
@@ -75,9 +84,12 @@ def naive_rademacher_matrix(parameter: str, size: int, dim: int) -> Tensor:
 @pytest.mark.parametrize(
     ("counter", "key", "expected"),
     [
-        ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
-        ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
-        ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
+        ("0 0 0 0", "0 0", "16554d9eca36314c db20fe9d672d0fdc d7e772cee186176b 7e68b68aec7ba23b"),
+        (
+            "ffffffffffffffff ffffffffffffffff ffffffffffffffff ffffffffffffffff",
+            "ffffffffffffffff ffffffffffffffff",
+            "87b092c3013fe90b 438c3c67be8d0224 9cc7d7c69cd777b6 a09caebf594f0ba0",
+        ),
     ],
 )
 def test_naive_philox_gives_the_known_answers_of_random123(counter: str, key: str, expected: str) -> None:
@@ -86,19 +98,21 @@ def test_naive_philox_gives_the_known_answers_of_random123(counter: str, key: st
     assert words == [int(word, 16) for word in expected.split()]
 
 
-def test_philox_of_zero_is_the_known_answer_of_random123() -> None:
-    words = philox(0, torch.tensor([0]))[0].tolist()
-
-    assert words == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
-
-
+@pytest.mark.parametrize("start", [0, 1, (1 << 32) - 1, (1 << 63) - 4])
 @pytest.mark.parametrize("key", [0, 1, (1 << 64) - 1, 0x299F31D0_A4093822])
-def test_philox_equals_the_naive_one_over_the_whole_range_of_counters(key: int) -> None:
-    counters = [(0, 1), (1, 0), (0xFFFFFFFF, 0xFFFFFFFF), (0x80000000, 7), (0x243F6A88, 0x85A308D3)]
+def test_philox_equals_the_naive_one(key: int, start: int) -> None:
+    words = philox(key, start, 3, torch.device("cpu"))
 
-    words = philox(key, torch.tensor([c0 for c0, _ in counters]), torch.tensor([c1 for _, c1 in counters]))
+    expected = [word for counter in range(start, start + 3) for word in naive_philox([counter, 0, 0, 0], [key, 0])]
+    assert unsigned(words) == expected
 
-    assert words.tolist() == [naive_philox([*pair, 0, 0], [key & 0xFFFFFFFF, key >> 32]) for pair in counters]
+
+@pytest.mark.parametrize("start", [0, (1 << 32) - 1, (1 << 63) - 4])
+@pytest.mark.parametrize("key", [0, (1 << 64) - 1, 0x299F31D0_A4093822])
+def test_philox_of_other_devices_gives_the_same_bits(key: int, start: int) -> None:
+    words = philox_in_integers(key, start, 3, torch.device("cpu"))
+
+    assert torch.equal(words, philox(key, start, 3, torch.device("cpu")))
 
 
 def test_keys_differ_by_seed_parameter_and_purpose() -> None:
@@ -202,6 +216,29 @@ def test_sketch_equals_the_dense_matrix_of_its_plan(size: int, dim: int) -> None
     features_BK = projected("sketch", {"A": block}, dim=dim, shapes={"A": (1, size)})
 
     expected = block.flatten(1) @ naive_sketch_matrix("A", size, dim)
+    torch.testing.assert_close(features_BK, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [7, 64, 203])
+def test_sketch_of_devices_with_costly_calls_is_the_same(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks, shapes = {"A": torch.randn(2, 1, size, generator=torch.Generator().manual_seed(0))}, {"A": (1, size)}
+    expected = projected("sketch", blocks, dim=8, shapes=shapes)
+
+    monkeypatch.setattr(projection, "_add_rolled", projection._add_gathered)
+
+    torch.testing.assert_close(projected("sketch", blocks, dim=8, shapes=shapes), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", PROJECTORS)
+def test_a_block_given_in_pieces_is_projected_as_a_whole_one(kind: str) -> None:
+    block_BD, shapes = torch.randn(2, 203, generator=torch.Generator().manual_seed(0)), {"A": (7, 29)}
+    projector = build_projector(ProjectionConfig(kind=kind, dim=16), shapes)
+    features_BK = torch.zeros(2, projector.dim)
+
+    for start in range(0, 203, 48):
+        projector.add(features_BK, block_BD[:, start : start + 48], "A", start)
+
+    expected = projected(kind, {"A": block_BD.view(2, 7, 29)}, shapes=shapes)
     torch.testing.assert_close(features_BK, expected, rtol=1e-5, atol=1e-5)
 
 

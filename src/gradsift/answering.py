@@ -8,28 +8,32 @@ batch size on the same machine gives the same answers, another batch size may no
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gradsift.batching import batches_by_length, pad_rows
-from gradsift.data import Example
 from gradsift.encoding import IGNORED, EncodedRow, Encoder
 from gradsift.errors import ConfigError, UserError
 from gradsift.fitting import Fitted, PromptFitter
-from gradsift.gradients import example_losses, only_positions
+from gradsift.generation import GeneratedAnswer, Writer, plain_cache
+from gradsift.losses import example_losses, only_positions
 from gradsift.tasks.question import Question
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 AUTO_TOKENS = {"cpu": 8192, "cuda": 32768}
 """Tokens of a batch that is read once."""
 AUTO_CACHE_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
 """Keys and values that a batch may keep while it is generated from."""
 MAX_ROWS = 64
+MIN_SHARED = 32
+"""Tokens that prompts must begin with in common to be read once."""
 UNLIMITED = 1 << 62
 
 BatchSize = int | Literal["auto"]
@@ -50,15 +54,6 @@ class ChoiceAnswer:
     def best(self) -> int:
         """Position of the likeliest choice; the first where two are equal."""
         return max(range(len(self.log_likelihoods)), key=lambda index: (self.log_likelihoods[index], -index))
-
-
-@dataclass(frozen=True, slots=True)
-class GeneratedAnswer:
-    """What was generated after the prompt, without stop text and end mark."""
-
-    fitted: Fitted
-    text: str
-    num_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +106,9 @@ class Answerer:
         rows = [fitter.completed(question, question.choices) for question in questions]
         by_token = iter(self._choose_by_token([choices for choices in rows if _share_a_prompt(choices)], report))
         apart = [choices for choices in rows if not _share_a_prompt(choices)]
-        losses = iter(self._losses([row for choices in apart for row in choices], report))
+        flat = [row for choices in apart for row in choices]
+        losses = iter(self._losses(flat, lambda _, tokens: report(0, tokens)))
+        report(len(apart), 0)
         return [
             next(by_token) if _share_a_prompt(choices) else _chosen(choices, [-next(losses) for _ in choices])
             for choices in rows
@@ -122,16 +119,15 @@ class Answerer:
         self, prompts: Sequence[Fitted], max_new_tokens: int, stop: str | None, report: Report
     ) -> list[GeneratedAnswer]:
         """What the model writes after each prompt, the likeliest token at every step."""
-        writer = _Writer(self._model, self._encoder, max_new_tokens, stop)
+        writer = Writer(self._model, self._encoder, max_new_tokens, stop)
         lengths = [len(prompt.input_ids) + max_new_tokens for prompt in prompts]
-        tokens = AUTO_CACHE_BYTES[self._device.type] // _cache_bytes(self._model)
 
         def write(batch: Sequence[Fitted]) -> list[GeneratedAnswer]:
             answers = writer.write(batch)
             report(len(batch), sum(len(row.input_ids) for row in batch) + sum(answer.num_tokens for answer in answers))
             return answers
 
-        return self._in_batches(prompts, lengths, tokens, write)
+        return self._in_batches(prompts, lengths, self._cached_tokens(), write)
 
     @torch.no_grad()
     def answer_losses(self, questions: Sequence[Question], num_shots: int, report: Report) -> list[AnswerLoss | None]:
@@ -158,27 +154,59 @@ class Answerer:
 
     def _choose_by_token(self, choices: Sequence[Sequence[Fitted]], report: Report) -> list[ChoiceAnswer]:
         def choose(batch: Sequence[Sequence[Fitted]]) -> list[ChoiceAnswer]:
-            prompts = [rows[0].prompt_ids for rows in batch]
-            likelihoods_BV = self._next_token(prompts)
-            report(len(batch), sum(map(len, prompts)))
+            likelihoods_BV = self._next_token([rows[0].prompt_ids for rows in batch])
+            report(len(batch), sum(len(rows[0].prompt_ids) for rows in batch))
             tokens = [[row.input_ids[-1] for row in rows] for rows in batch]
             return [
                 _chosen(rows, row_V[ids].tolist())
                 for rows, row_V, ids in zip(batch, likelihoods_BV, tokens, strict=True)
             ]
 
-        lengths = [len(rows[0].prompt_ids) for rows in choices]
-        return self._in_batches(choices, lengths, AUTO_TOKENS[self._device.type], choose)
+        answers: dict[int, ChoiceAnswer] = {}
+        for positions in prompt_families([rows[0].prompt_ids for rows in choices]):
+            members = [choices[position] for position in positions]
+            prompts = [rows[0].prompt_ids for rows in members]
+            is_shared = num_shared_tokens(prompts) >= MIN_SHARED
+            tokens = self._cached_tokens() if is_shared else AUTO_TOKENS[self._device.type]
+            found = self._in_batches(members, list(map(len, prompts)), tokens, choose)
+            answers |= dict(zip(positions, found, strict=True))
+        return [answers[position] for position in range(len(choices))]
 
     def _next_token(self, prompts: Sequence[list[int]]) -> Tensor:
-        """Log-likelihood of every token after each prompt, float32 [B, V]; logits are formed there alone."""
-        batch = pad_rows([_row_of(ids) for ids in prompts]).to(self._device)
+        """Log-likelihood of every token after each prompt, float32 [B, V]; logits are formed there alone.
+
+        What all of the prompts begin with is read once, where it is long enough to be worth it.
+        """
+        num_shared = num_shared_tokens(prompts) if len(prompts) > 1 else 0
+        cache = self._read(prompts[0][:num_shared], len(prompts)) if num_shared >= MIN_SHARED else None
+        start = num_shared if cache else 0
+        batch = pad_rows([_row_of(ids[start:]) for ids in prompts]).to(self._device)
         last_BT = torch.zeros_like(batch.input_ids_BT, dtype=torch.bool)
-        last_BT[torch.arange(len(prompts)), torch.tensor([len(ids) - 1 for ids in prompts])] = True
-        with only_positions(self._model, last_BT):
-            output = self._model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
+        last_BT[torch.arange(len(prompts)), batch.attention_mask_BT.sum(dim=1).cpu() - 1] = True
+        read_BT = batch.attention_mask_BT.new_ones(len(prompts), start)
+        with only_positions(self._model, last_BT.flatten().nonzero()[:, 0]):
+            output = self._model(
+                input_ids=batch.input_ids_BT,
+                attention_mask=torch.cat([read_BT, batch.attention_mask_BT], dim=1),
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
         logits_BV: Tensor = output.logits.squeeze(0).float()
         return logits_BV.log_softmax(dim=-1).cpu()
+
+    def _read(self, ids: Sequence[int], num_rows: int) -> DynamicCache | None:
+        """Keys and values of the ids for that many rows; None where the model keeps something else."""
+        cache = plain_cache(self._model)
+        if cache is None:
+            return None
+        ids_1T = torch.tensor([ids], device=self._device)
+        with only_positions(self._model, ids_1T.new_empty(0)):
+            self._model(input_ids=ids_1T, past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(num_rows)
+        return cache
+
+    def _cached_tokens(self) -> int:
+        return AUTO_CACHE_BYTES[self._device.type] // _cache_bytes(self._model)
 
     def _in_batches(
         self,
@@ -229,6 +257,26 @@ def _cache_bytes(model: nn.Module) -> int:
     return int(2 * config.num_hidden_layers * heads * width * max(dtype.itemsize, 2))
 
 
+def num_shared_tokens(prompts: Sequence[list[int]]) -> int:
+    """Tokens that all prompts begin with; one of each is left over, for something must be read to answer."""
+    least, most = min(prompts), max(prompts)
+    limit = min(map(len, prompts)) - 1
+    differing = (index for index, pair in enumerate(zip(least, most, strict=False)) if pair[0] != pair[1])
+    return min(limit, next(differing, limit))
+
+
+def prompt_families(prompts: Sequence[list[int]]) -> list[list[int]]:
+    """Positions of the prompts: those that stand together and begin alike, then all those that have no such fellow."""
+    families: list[list[int]] = []
+    for position, prompt in enumerate(prompts):
+        if families and num_shared_tokens([prompts[families[-1][0]], prompt]) >= MIN_SHARED:
+            families[-1].append(position)
+        else:
+            families.append([position])
+    single = [family[0] for family in families if len(family) == 1]
+    return [family for family in families if len(family) > 1] + ([single] if single else [])
+
+
 def _share_a_prompt(rows: Sequence[Fitted]) -> bool:
     """Whether every completion is one token after the same ids."""
     return all(row.num_completion == 1 and row.prompt_ids == rows[0].prompt_ids for row in rows)
@@ -248,107 +296,3 @@ def _encoded(row: Fitted) -> EncodedRow:
 def _row_of(ids: Sequence[int]) -> EncodedRow:
     input_ids = np.asarray(ids, dtype=np.int32)
     return EncodedRow("", "", 0, None, input_ids, np.full(len(ids), IGNORED, dtype=np.int32))
-
-
-class _Writer:
-    """Generates from batches of prompts, padded on the left."""
-
-    def __init__(self, model: nn.Module, encoder: Encoder, max_new_tokens: int, stop: str | None) -> None:
-        # PEFT's wrapper adds nothing to generation that a LoRA model needs; the base below has the adapter in it.
-        self._model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-        self._tokenizer = encoder.tokenizer
-        self._end_ids, end_text = end_marks(self._model, encoder)
-        self._stops = [text for text in (stop, end_text) if text]
-        self._max_new_tokens = max_new_tokens
-
-    def write(self, prompts: Sequence[Fitted]) -> list[GeneratedAnswer]:
-        """An answer per prompt, in order."""
-        device = next(self._model.parameters()).device
-        input_ids_BT, attention_mask_BT = (part.to(device) for part in _left_padded(prompts, self._pad_id))
-        with self._own_settings() as settings:
-            written_BT = self._model.generate(
-                input_ids=input_ids_BT,
-                attention_mask=attention_mask_BT,
-                generation_config=settings,
-                stopping_criteria=self._criteria(input_ids_BT.shape[1]),
-            )
-        rows = written_BT[:, input_ids_BT.shape[1] :].tolist()
-        return [self._answer(prompt, ids) for prompt, ids in zip(prompts, rows, strict=True)]
-
-    @property
-    def _pad_id(self) -> int:
-        pad = self._tokenizer.pad_token_id
-        return int(pad) if pad is not None else next(iter(self._end_ids), 0)
-
-    @contextlib.contextmanager
-    def _own_settings(self) -> Iterator[Any]:
-        """Greedy settings; the model's own sampling defaults are put aside, for transformers would mix them in."""
-        from transformers import GenerationConfig
-
-        settings = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=self._max_new_tokens,
-            eos_token_id=self._end_ids or None,
-            pad_token_id=self._pad_id,
-        )
-        before, self._model.generation_config = self._model.generation_config, settings
-        try:
-            yield settings
-        finally:
-            self._model.generation_config = before
-
-    def _criteria(self, prompt_length: int) -> Any:
-        from transformers import StoppingCriteriaList
-
-        if not self._stops:
-            return StoppingCriteriaList()
-        longest = max(len(stop.encode()) for stop in self._stops)
-
-        def stopped(input_ids_BT: Tensor, scores: Any, **_: Any) -> Tensor:
-            # A token has at least a byte of text, so a stop text lies within as many tokens as it has bytes.
-            tails = input_ids_BT[:, max(prompt_length, input_ids_BT.shape[1] - longest) :]
-            texts = self._tokenizer.batch_decode(tails, **_PLAIN)
-            found = [any(stop in text for stop in self._stops) for text in texts]
-            return torch.tensor(found, device=input_ids_BT.device)
-
-        return StoppingCriteriaList([stopped])
-
-    def _answer(self, prompt: Fitted, ids: list[int]) -> GeneratedAnswer:
-        ends = [position for position, token in enumerate(ids) if token in self._end_ids]
-        ids = ids[: ends[0]] if ends else ids
-        text = self._tokenizer.decode(ids, **_PLAIN)
-        for stop in self._stops:
-            text = text.partition(stop)[0]
-        return GeneratedAnswer(prompt, text, len(ids))
-
-
-_PLAIN = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-
-
-def _left_padded(prompts: Sequence[Fitted], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask of the prompts, int64 [B, T]; they end together, so that the next token of each comes next."""
-    longest = max(len(prompt.input_ids) for prompt in prompts)
-    input_ids_BT = torch.full((len(prompts), longest), pad_id)
-    attention_mask_BT = torch.zeros((len(prompts), longest), dtype=torch.int64)
-    for index, prompt in enumerate(prompts):
-        start = longest - len(prompt.input_ids)
-        input_ids_BT[index, start:] = torch.tensor(prompt.input_ids)
-        attention_mask_BT[index, start:] = 1
-    return input_ids_BT, attention_mask_BT
-
-
-def end_marks(model: Any, encoder: Encoder) -> tuple[list[int], str | None]:
-    """Tokens that end an answer, and the text that does where the template's end mark is no token.
-
-    They are the tokenizer's and the model's end tokens, and what the template puts after an assistant text.
-    """
-    tokenizer = encoder.tokenizer
-    given = getattr(model.generation_config, "eos_token_id", None)
-    ids = {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])}
-    probe = Example("", [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}], "")
-    mark = encoder.prompt_and_completion(probe)[1].strip().removeprefix("x").strip()
-    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
-    if mark in special:
-        ids.add(tokenizer.convert_tokens_to_ids(mark))
-        mark = ""
-    return sorted(token for token in ids if token is not None), mark or None

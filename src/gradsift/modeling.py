@@ -79,12 +79,18 @@ def load_base_model(config: ModelConfig, device: torch.device) -> nn.Module:
         arguments |= {"quantization_config": _quantization(config), "device_map": {"": device}}
     with _model_errors(config):
         model: nn.Module = AutoModelForCausalLM.from_pretrained(
-            config.name_or_path,
+            _absolute(config.name_or_path),
             trust_remote_code=config.trust_remote_code,
             revision=config.revision,
             **arguments,
         )
     return model if config.quantization else model.to(device)
+
+
+def _absolute(name: str) -> str:
+    """The whole path of a folder: adapters remember it, and are loaded from anywhere; a hub name stays as it is."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
 
 
 def _quantization(config: ModelConfig) -> Any:
@@ -192,8 +198,7 @@ def _wrapped(
 ) -> nn.Module:
     import peft
 
-    name = getattr(base, "name_or_path", None)
-    config.base_model_name_or_path = str(Path(name).resolve()) if name and Path(name).is_dir() else name
+    config.base_model_name_or_path = getattr(base, "name_or_path", None)
     try:
         with _old_names_in_peft():
             model: nn.Module = peft.get_peft_model(base, config)

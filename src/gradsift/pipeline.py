@@ -88,7 +88,7 @@ def train_stage(config: RunConfig) -> None:
 
 def evaluate_stage(config: RunConfig) -> None:
     """The trained models' answers to the targets' held-out questions, and the metrics made of them."""
-    stage = EvaluateStage(config.run, config.target_model, config.target_encoding, config.evaluate)
+    stage = evaluation_of(config)
     for target in config.targets:
         stage.evaluate(target, config.select.method)
 
@@ -102,6 +102,11 @@ STAGES: dict[str, Callable[[RunConfig], None]] = {
     "train": train_stage,
     "evaluate": evaluate_stage,
 }
+
+
+def evaluation_of(config: RunConfig) -> EvaluateStage:
+    """The stage that evaluates the config's models."""
+    return EvaluateStage(config.run, config.target_model, config.target_encoding, config.evaluate)
 
 
 def checkpoints_of(config: RunConfig) -> list[Checkpoint]:
@@ -122,6 +127,8 @@ def run(config: RunConfig, until: str = "evaluate", only: str | None = None) -> 
     with locked(config.run.path):
         keep_config(config)
         _write_environment(config)
+        if "evaluate" in wanted:
+            evaluation_of(config).require_inputs(config.targets)
         for name in dict.fromkeys(wanted):
             start = time.monotonic()
             STAGES[name](config)

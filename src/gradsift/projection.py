@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from gradsift.errors import ConfigError
 
-PROJECTION_VERSION = 1
+PROJECTION_VERSION = 2
 """Raised whenever the numbers of a projector change: stores of two versions don't match."""
 
-WORD = 0xFFFFFFFF
-RADEMACHER_BLOCK_FLOATS = 1 << 21
+RADEMACHER_BLOCK_FLOATS = 1 << 19
+"""Signs that exist at once: 2 MB, which a core's cache holds."""
+
+WORD, WORD_64 = (1 << 32) - 1, (1 << 64) - 1
+SIGN_BIT, ONE_BITS = -(1 << 31), 0x3F800000
+"""Of a float32: the bit of its sign, and 1.0."""
+
+PHILOX_FACTORS = 0xD2E7470EE14C6C93, 0xCA5A826395121157
+PHILOX_STEPS = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
 
 
 class ProjectionConfig(BaseModel):
@@ -40,13 +48,23 @@ class Projector(Protocol):
 
     dim: int
 
-    def add(self, features_BK: Tensor, block_BOI: Tensor, parameter: str) -> None:
-        """Add the projection of `block_BOI` to `features_BK`, in place, in float32."""
+    @property
+    def piece(self) -> int:
+        """A block can be given in pieces that start at multiples of this many coordinates."""
+        ...
+
+    def add(self, features_BK: Tensor, block_BOI: Tensor, parameter: str, start: int = 0) -> None:
+        """Add the projection of `block_BOI` to `features_BK`, in place, in float32.
+
+        The block may be a piece [B, D] of a flattened one, from the coordinate `start` on.
+        """
         ...
 
 
 class Identity:
     """The gradient itself: every parameter at its own offset, in the model's order. For tests and tiny models."""
+
+    piece = 1
 
     def __init__(self, config: ProjectionConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._offsets: dict[str, int] = {}
@@ -55,11 +73,11 @@ class Identity:
             self._offsets[name] = self.dim
             self.dim += torch.Size(shape).numel()
 
-    def add(self, features_BK: Tensor, block_BOI: Tensor, parameter: str) -> None:
+    def add(self, features_BK: Tensor, block_BOI: Tensor, parameter: str, start: int = 0) -> None:
         """Add the block at the parameter's offset."""
         block_BD = block_BOI.flatten(1)
-        start = self._offsets[parameter]
-        features_BK[:, start : start + block_BD.shape[1]] += block_BD
+        first = self._offsets[parameter] + start
+        features_BK[:, first : first + block_BD.shape[1]] += block_BD
 
 
 @dataclass(frozen=True)
@@ -82,34 +100,54 @@ class Sketch:
     """
 
     def __init__(self, config: ProjectionConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.dim, self._seed = config.dim, config.seed
+        self.dim = self.piece = config.dim
+        self._seed, self._shapes = config.seed, shapes
         self._plans: dict[str, SketchPlan] = {}
 
-    def add(self, features_BK: Tensor, block_BOI: Tensor, parameter: str) -> None:
+    def add(self, features_BK: Tensor, block_BOI: Tensor, parameter: str, start: int = 0) -> None:
         """Add the sketch of the block."""
-        block_BD = block_BOI.flatten(1)
-        plan = self._plan(parameter, block_BD)
-        for chunk, chunk_BC in enumerate(block_BD.split(self.dim, dim=1)):
-            sign, shift, width = plan.chunk_signs[chunk], plan.shifts[chunk], chunk_BC.shape[1]
-            signs_C = plan.position_signs[chunk // self.dim, :width]
-            head = min(width, self.dim - shift)
-            features_BK[:, shift : shift + head].addcmul_(chunk_BC[:, :head], signs_C[:head], value=sign)
-            if head < width:
-                features_BK[:, : width - head].addcmul_(chunk_BC[:, head:], signs_C[head:], value=sign)
+        assert start % self.dim == 0, "a piece must start where a chunk does"
+        add_chunks = _add_gathered if block_BOI.is_cuda else _add_rolled
+        add_chunks(features_BK, block_BOI.flatten(1), self._plan(parameter, block_BOI.device), start // self.dim)
 
-    def _plan(self, parameter: str, block_BD: Tensor) -> SketchPlan:
+    def _plan(self, parameter: str, device: torch.device) -> SketchPlan:
         if parameter not in self._plans:
-            plan = sketch_plan(self._seed, parameter, block_BD.shape[1], self.dim)
-            signs = plan.position_signs.to(block_BD.device)
-            self._plans[parameter] = SketchPlan(signs, plan.chunk_signs, plan.shifts)
+            plan = sketch_plan(self._seed, parameter, torch.Size(self._shapes[parameter]).numel(), self.dim)
+            self._plans[parameter] = replace(plan, position_signs=plan.position_signs.to(device))
         return self._plans[parameter]
+
+
+def _add_rolled(features_BK: Tensor, block_BD: Tensor, plan: SketchPlan, first_chunk: int) -> None:
+    """Add the chunks one by one, each in its two parts: one pass over the block."""
+    dim = features_BK.shape[1]
+    for chunk, chunk_BC in enumerate(block_BD.split(dim, dim=1), first_chunk):
+        sign, shift, width = plan.chunk_signs[chunk], plan.shifts[chunk], chunk_BC.shape[1]
+        signs_C = plan.position_signs[chunk // dim, :width]
+        head = min(width, dim - shift)
+        features_BK[:, shift : shift + head].addcmul_(chunk_BC[:, :head], signs_C[:head], value=sign)
+        if head < width:
+            features_BK[:, : width - head].addcmul_(chunk_BC[:, head:], signs_C[head:], value=sign)
+
+
+def _add_gathered(features_BK: Tensor, block_BD: Tensor, plan: SketchPlan, first_chunk: int) -> None:
+    """Add all chunks in a handful of calls: for devices on which a call costs more than a pass over a chunk."""
+    dim = features_BK.shape[1]
+    num_chunks = -(-block_BD.shape[1] // dim)
+    chunks = torch.arange(first_chunk, first_chunk + num_chunks)
+    shifts_C, signs_C = (torch.tensor(values)[chunks] for values in (plan.shifts, plan.chunk_signs))
+    columns_CK = ((torch.arange(dim) - shifts_C[:, None]) % dim).to(block_BD.device)
+    signs_CK = plan.position_signs[(chunks // dim).to(block_BD.device)] * signs_C[:, None].to(block_BD.device)
+    padded_BD = torch.nn.functional.pad(block_BD, (0, num_chunks * dim - block_BD.shape[1]))
+    signed_BCK = padded_BD.unflatten(1, (num_chunks, dim)) * signs_CK
+    features_BK += signed_BCK.gather(2, columns_CK.expand_as(signed_BCK)).sum(dim=1)
 
 
 def sketch_plan(seed: int, parameter: str, size: int, dim: int) -> SketchPlan:
     """Signs and shifts for a parameter of `size` numbers, on the CPU."""
     num_chunks = -(-size // dim)
     num_rounds = -(-num_chunks // dim)
-    words = philox(philox_key(seed, parameter, "sketch"), torch.arange(num_rounds * dim)).view(num_rounds, dim, 4)
+    key = philox_key(seed, parameter, "sketch")
+    words = philox(key, 0, num_rounds * dim, torch.device("cpu")).view(num_rounds, dim, 4)
     position_signs = 1.0 - 2.0 * (words[..., 0] & 1).float()
     chunk_signs = (1 - 2 * (words[..., 1] & 1)).flatten()[:num_chunks]
     shifts = words[..., 2].argsort(dim=1, stable=True).flatten()[:num_chunks]
@@ -119,34 +157,34 @@ def sketch_plan(seed: int, parameter: str, size: int, dim: int) -> SketchPlan:
 class Rademacher:
     """The dense ±1/√K matrix of the paper, made block by block from counters and never held as a whole."""
 
+    piece = 1
+
     def __init__(self, config: ProjectionConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.dim, self._seed = config.dim, config.seed
 
-    def add(self, features_BK: Tensor, block_BOI: Tensor, parameter: str) -> None:
-        """Add block @ signs / √K, a few thousand coordinates at a time."""
+    def add(self, features_BK: Tensor, block_BOI: Tensor, parameter: str, start: int = 0) -> None:
+        """Add block @ signs / √K, some coordinates at a time."""
         block_BD = block_BOI.flatten(1)
         step = max(1, RADEMACHER_BLOCK_FLOATS // self.dim)
         key = philox_key(self._seed, parameter, "rademacher")
-        for start in range(0, block_BD.shape[1], step):
-            part_BD = block_BD[:, start : start + step]
-            signs_DK = rademacher_signs(key, start, part_BD.shape[1], self.dim, part_BD.device)
+        for first in range(0, block_BD.shape[1], step):
+            part_BD = block_BD[:, first : first + step]
+            signs_DK = rademacher_signs(key, start + first, part_BD.shape[1], self.dim, part_BD.device)
             features_BK.addmm_(part_BD, signs_DK, alpha=self.dim**-0.5)
 
 
 def rademacher_signs(key: int, start: int, rows: int, dim: int, device: torch.device) -> Tensor:
-    """Signs of coordinates `start` … `start + rows - 1`, float32 [rows, dim]; each is one bit of its own counter."""
-    num_counters = -(-dim // 128)
-    coordinates = torch.arange(start, start + rows, device=device)[:, None]
-    columns = torch.arange(num_counters, device=device)[None, :]
-    words = philox(key, coordinates, columns).to(torch.int32).contiguous()
-    bytes_ = words.view(torch.uint8).reshape(-1).int()
-    signs = torch.nn.functional.embedding(bytes_, _byte_signs(device))
-    return signs.view(rows, num_counters * 128)[:, :dim]
+    """Signs of coordinates `start` … `start + rows - 1`, float32 [rows, dim]; each is one bit of its own counter.
 
-
-def _byte_signs(device: torch.device) -> Tensor:
-    bits = (torch.arange(256, device=device)[:, None] >> torch.arange(8, device=device)) & 1
-    return 1.0 - 2.0 * bits.float()
+    A row has W 32-bit words of its own counters; the sign of column s·W + w is bit 31 - s of word w. In that order
+    32 numbers are made of a word by shifting it as a whole, moving its sign bit to that of 1.0.
+    """
+    num_counters = -(-dim // 256)
+    words = philox(key, start * num_counters, rows * num_counters, device).view(torch.int32)
+    shifts = torch.arange(32, dtype=torch.int32, device=device)
+    bits = words.view(rows, 1, num_counters * 8) << shifts[:, None]
+    signs = bits.bitwise_and_(SIGN_BIT).bitwise_or_(ONE_BITS).view(torch.float32)
+    return signs.view(rows, num_counters * 256)[:, :dim]
 
 
 def philox_key(seed: int, parameter: str, purpose: str) -> int:
@@ -155,24 +193,44 @@ def philox_key(seed: int, parameter: str, purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
-def philox(key: int, counter0: Tensor, counter1: Tensor | int = 0) -> Tensor:
-    """Philox4x32-10 (Salmon et al., SC 2011) of counters (counter0, counter1, 0, 0): int64 [..., 4] words < 2^32.
+def philox(key: int, start: int, count: int, device: torch.device) -> Tensor:
+    """Philox4x64-10 (Salmon et al., SC 2011) of counters `start` … `start + count - 1`: 64-bit words [count · 4].
 
-    Integer arithmetic only, so the same bits on every device.
+    The same bits on every device: NumPy's on the CPU, integer arithmetic elsewhere.
     """
-    zero = torch.zeros_like(counter0 + counter1)
-    x0, x1, x2, x3 = counter0 + zero, counter1 + zero, zero, zero
-    k0, k1 = key & WORD, key >> 32
+    if device.type != "cpu":
+        return philox_in_integers(key, start, count, device)
+    before = [(start - 1 >> shift) & WORD_64 for shift in (0, 64, 128, 192)]  # NumPy counts on before it gives
+    generator = np.random.Philox(counter=np.array(before, np.uint64), key=np.array([key, 0], np.uint64))
+    return torch.from_numpy(generator.random_raw(4 * count).view(np.int64))
+
+
+def philox_in_integers(key: int, start: int, count: int, device: torch.device) -> Tensor:
+    """`philox` in torch's integers, for any device."""
+    x0 = torch.arange(start, start + count, device=device)
+    x1 = x2 = x3 = torch.zeros_like(x0)
+    k0, k1 = key, 0
     for _ in range(10):
-        product0, product1 = x0 * 0xD2511F53, x2 * 0xCD9E8D57
-        x0, x1, x2, x3 = (
-            ((product1 >> 32) & WORD) ^ x1 ^ k0,
-            product1 & WORD,
-            ((product0 >> 32) & WORD) ^ x3 ^ k1,
-            product0 & WORD,
-        )
-        k0, k1 = (k0 + 0x9E3779B9) & WORD, (k1 + 0xBB67AE85) & WORD
-    return torch.stack((x0, x1, x2, x3), dim=-1)
+        high0, low0 = _wide_product(x0, PHILOX_FACTORS[0])
+        high1, low1 = _wide_product(x2, PHILOX_FACTORS[1])
+        x0, x1, x2, x3 = high1 ^ x1 ^ _signed(k0), low1, high0 ^ x3 ^ _signed(k1), low0
+        k0, k1 = (k0 + PHILOX_STEPS[0]) & WORD_64, (k1 + PHILOX_STEPS[1]) & WORD_64
+    return torch.stack((x0, x1, x2, x3), dim=-1).flatten()
+
+
+def _wide_product(left: Tensor, right: int) -> tuple[Tensor, Tensor]:
+    """High and low 64 bits of the product of unsigned 64-bit integers, held as int64."""
+    left_high, left_low = (left >> 32) & WORD, left & WORD
+    right_high, right_low = right >> 32, right & WORD
+    low, cross0, cross1 = left_low * right_low, left_high * right_low, left_low * right_high
+    carried = ((low >> 32) & WORD) + (cross0 & WORD) + (cross1 & WORD)
+    high = left_high * right_high + ((cross0 >> 32) & WORD) + ((cross1 >> 32) & WORD) + (carried >> 32)
+    return high, left * _signed(right)
+
+
+def _signed(word: int) -> int:
+    """An unsigned 64-bit integer as the int64 of the same bits."""
+    return word - (1 << 64) if word >> 63 else word
 
 
 PROJECTORS: dict[str, type[Identity] | type[Sketch] | type[Rademacher]] = {

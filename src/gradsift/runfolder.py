@@ -56,6 +56,11 @@ class RunFolder:
         """The model trained on the rows chosen for a target."""
         return self.path / "model" / target / method
 
+    @property
+    def evaluations(self) -> Path:
+        """All metrics, and a report of them."""
+        return self.path / "evaluation"
+
     def evaluation(self, target: str, method: str = "less") -> Path:
         """The metrics of the model trained for a target; its predictions stand in the folder of the same name."""
-        return self.path / "evaluation" / target / f"{method}.json"
+        return self.evaluations / target / f"{method}.json"

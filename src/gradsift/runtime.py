@@ -36,6 +36,15 @@ def num_devices() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 1
 
 
+def peak_share(device: torch.device) -> float | None:
+    """The most of the card's memory that was ever in use, as a share; None on a CPU."""
+    import torch
+
+    if device.type != "cuda":
+        return None
+    return torch.cuda.max_memory_reserved(device) / torch.cuda.get_device_properties(device).total_memory
+
+
 def pick_dtype(name: str) -> torch.dtype:
     """The dtype of a config value; `auto` is bfloat16 on a CUDA card that has it, else float32."""
     import torch

@@ -24,6 +24,7 @@ def summary(run: RunFolder, targets: Sequence[str], method: str, seconds: Mappin
         _table(pool, selections),
         [f"{target}: {run.selection(target, method)}" for target in selections],
         [line for target in selections for line in _trained_lines(run, target, method)],
+        [line for target in targets for line in _evaluated_lines(run, target, method)],
         ["time: " + ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())],
     ]
     return "\n".join(line for part in parts for line in part)
@@ -59,6 +60,18 @@ def _trained_lines(run: RunFolder, target: str, method: str) -> list[str]:
         return []
     facts = read_json(folder / MANIFEST)
     return [f"{target}: {folder}, trained on {facts['num_rows']:,} rows, loss {facts['loss']:.3f} in the last epoch"]
+
+
+def _evaluated_lines(run: RunFolder, target: str, method: str) -> list[str]:
+    path = run.evaluation(target, method)
+    if not path.is_file():
+        return []
+    metrics = read_json(path)
+    figures = [f"{name} {100 * value:.1f} %" for name, value in metrics["metrics"].items()]
+    loss = metrics["answer_loss"]["nats_per_token"]
+    figures += [] if loss is None else [f"answer loss {loss:.3f} nats a token"]
+    questions = metrics["counts"]["questions"]
+    return [f"{target}: {', '.join(figures)} on {questions:,} held-out questions ({path})"]
 
 
 def _table(pool: Corpus, selections: Mapping[str, Mapping[str, object]]) -> list[str]:

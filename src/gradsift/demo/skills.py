@@ -34,6 +34,11 @@ class Task:
     answer: str
     worked: str
 
+    @property
+    def key(self) -> str:
+        """The same for the same task."""
+        return " ".join(self.fields.values())
+
 
 def sorting(random: Random) -> Task:
     """Letters into the order of the alphabet."""

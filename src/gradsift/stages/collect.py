@@ -13,23 +13,22 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from gradsift.batching import batches_by_length, pad_rows
-from gradsift.checkpoints import AdamSettings, Checkpoint, Moments, adapter_shapes, load_adapter, read_moments
+from gradsift.batching import TokenBudget, by_length, num_fitting, pad_rows
+from gradsift.checkpoints import Checkpoint, adapter_shapes, load_adapter, read_moments
 from gradsift.corpus import Corpus
 from gradsift.encoding import EncodedRow
 from gradsift.errors import UserError
 from gradsift.executors.local import Report, WorkerLost, run_units
-from gradsift.gradients import AdamForm, PerExampleGradients, adam_feature
+from gradsift.features import FeatureMaker
+from gradsift.gradients import AdamForm, AdamTerms, PerExampleGradients, adam_terms
 from gradsift.modeling import ModelConfig, add_saved_lora, load_base_model, model_fingerprint
-from gradsift.projection import PROJECTION_VERSION, ProjectionConfig, Projector, build_projector
+from gradsift.projection import PROJECTION_VERSION, ProjectionConfig, build_projector
 from gradsift.runfolder import RunFolder
-from gradsift.runtime import Progress, num_workers, pick_device
+from gradsift.runtime import Progress, num_workers, peak_share, pick_device
 from gradsift.store import DTYPES, StoreWriter
 
 logger = logging.getLogger(__name__)
 
-MAX_BATCH_ROWS = 64
-AUTO_TOKENS = {"cpu": 4096, "cuda": 16384}
 MANIFEST_BYTES = 1 << 20
 
 
@@ -189,6 +188,7 @@ class FeatureWorker:
         self._model_config, self._config = model, config
         self._device = pick_device(index)
         self._loaded: LoadedCheckpoint | None = None
+        self._budget = TokenBudget(config.tokens_per_batch, self._device.type)
         self._writers: dict[Path, StoreWriter] = {}
         self._corpora: dict[Path, Corpus] = {}
 
@@ -211,70 +211,60 @@ class FeatureWorker:
             model = add_saved_lora(base, checkpoint.path).to(self._device)
             gradients = PerExampleGradients(model)
         else:
-            model, gradients = self._loaded.model, self._loaded.gradients
-            self._loaded.moments.clear()  # never two checkpoints' moments at once
-        load_adapter(model, checkpoint, gradients.shapes)
-        self._loaded = LoadedCheckpoint(checkpoint, model, gradients, *self._moments(checkpoint, gradients.shapes))
+            gradients = self._loaded.gradients
+            self._loaded.terms.clear()  # never two checkpoints' moments at once
+        load_adapter(gradients.model, checkpoint, gradients.shapes)
+        self._loaded = LoadedCheckpoint(checkpoint, gradients, self._terms(checkpoint, gradients.shapes))
         return self._loaded
 
-    def _moments(
-        self, checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]
-    ) -> tuple[dict[str, Moments], AdamSettings | None]:
-        if self._config.adam not in ("reference", "adamw"):
-            return {}, None
+    def _terms(self, checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, AdamTerms]:
+        form = self._config.adam
+        if form not in ("reference", "adamw"):
+            return {}
         moments, adam = read_moments(checkpoint, shapes)
-        return {name: pair.to(self._device) for name, pair in moments.items()}, adam
+        return {name: adam_terms(form, moments.pop(name).to(self._device), adam) for name in shapes}
 
     def _features(
         self, rows: Sequence[EncodedRow], loaded: LoadedCheckpoint, form: AdamForm, report: Report
     ) -> torch.Tensor:
         """Features of the rows, float32 [R, K], in their order."""
         projector = build_projector(self._config.projection, loaded.gradients.shapes)
+        terms = loaded.terms if form == self._config.adam else {}
+        maker = FeatureMaker(loaded.gradients, form, terms, projector)
         features_RK = torch.zeros(len(rows), projector.dim, device=self._device)
-        budget = self._config.tokens_per_batch
-        tokens = AUTO_TOKENS[self._device.type] if budget == "auto" else budget
-        for positions in batches_by_length([row.num_tokens for row in rows], tokens, MAX_BATCH_ROWS):
+        lengths = [row.num_tokens for row in rows]
+        waiting = by_length(lengths)
+        while waiting:
+            positions = waiting[: num_fitting([lengths[position] for position in waiting], self._budget.tokens)]
             batch = [rows[position] for position in positions]
-            features_RK[positions] = self._batch_features(batch, loaded, form, projector)
-            report(len(batch), sum(row.num_tokens for row in batch))
+            done_BK = self._attempt(maker, batch)
+            if done_BK is not None:
+                features_RK[positions] = done_BK
+                waiting = waiting[len(positions) :]
+                report(len(batch), sum(row.num_tokens for row in batch))
         return features_RK
 
-    def _batch_features(
-        self, rows: Sequence[EncodedRow], loaded: LoadedCheckpoint, form: AdamForm, projector: Projector
-    ) -> torch.Tensor:
-        """Features of a batch; where memory runs out, of its halves: the company of a row doesn't change it."""
+    def _attempt(self, maker: FeatureMaker, rows: Sequence[EncodedRow]) -> torch.Tensor | None:
+        """Features of a batch; None where memory ran out: the budget is smaller then. Raises UserError on one row."""
         try:
-            return self._one_pass(rows, loaded, form, projector)
+            features_BK = maker(pad_rows(rows).to(self._device))
         except torch.OutOfMemoryError:
             if len(rows) == 1:
                 raise UserError(
                     f"out of memory on a row of {rows[0].num_tokens} tokens: lower encoding.max_length, or load the "
                     "model in another dtype"
                 ) from None
-        torch.cuda.empty_cache()
-        middle = len(rows) // 2
-        halves = rows[:middle], rows[middle:]
-        return torch.cat([self._batch_features(half, loaded, form, projector) for half in halves])
-
-    def _one_pass(
-        self, rows: Sequence[EncodedRow], loaded: LoadedCheckpoint, form: AdamForm, projector: Projector
-    ) -> torch.Tensor:
-        features_BK = torch.zeros(len(rows), projector.dim, device=self._device)
-
-        def consume(name: str, gradients_BOI: torch.Tensor) -> None:
-            block_BOI = adam_feature(gradients_BOI, form, loaded.moments.get(name), loaded.adam)
-            projector.add(features_BK, block_BOI, name)
-
-        loaded.gradients(pad_rows(rows).to(self._device), consume)
+            self._budget.failed(len(rows) * rows[0].num_tokens)
+            torch.cuda.empty_cache()
+            return None
+        self._budget.succeeded(len(rows) * rows[0].num_tokens, peak_share(self._device))
         return features_BK
 
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """A model with hooks that stands at a checkpoint, and that checkpoint's moments on its device."""
+    """A model with hooks that stands at a checkpoint, and what Γ takes from that checkpoint, on its device."""
 
     checkpoint: Checkpoint
-    model: torch.nn.Module
     gradients: PerExampleGradients
-    moments: dict[str, Moments]
-    adam: AdamSettings | None
+    terms: dict[str, AdamTerms]

@@ -10,18 +10,20 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gradsift.artifact import atomic_open, fingerprint, read_json, write_json
+from gradsift.artifact import atomic_open, file_sha256, fingerprint, read_json, write_json
 from gradsift.encoding import Encoder, EncodingConfig
-from gradsift.modeling import ModelConfig, load_finetuned, load_tokenizer
+from gradsift.harness import HarnessConfig, require_harness, run_harness
+from gradsift.modeling import ModelConfig, load_finetuned, load_tokenizer, model_fingerprint
 from gradsift.runfolder import RunFolder
 from gradsift.runtime import Progress, pick_device
 from gradsift.stages.encode import TargetConfig, held_out
+from gradsift.stages.evaluation_report import write_report
 from gradsift.stages.train import trained_settings
 from gradsift.tasks.question import EvaluationProtocol, Question, Scores
 
@@ -33,7 +35,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+BASE = "base"
+"""In place of a method's name: the model before training."""
 PREDICTIONS_FILE = "predictions.jsonl"
+HARNESS_FILE = "harness.json"
+HARNESS_SAMPLES_FILE = "harness_samples.jsonl"
 REVISION = 1
 """Raised when answers or metrics are made in another way, so that finished evaluations are done again."""
 
@@ -51,6 +57,10 @@ class EvaluateConfig(BaseModel):
     """Tokens of a generated answer."""
     num_shots: int | None = Field(None, ge=0)
     """Worked examples in a prompt."""
+    harness: HarnessConfig | None = None
+    """What lm-evaluation-harness is asked besides; needs `pip install gradsift[eval]`."""
+    base: bool = False
+    """Evaluate the model before training too, for comparison."""
 
 
 @dataclass(frozen=True)
@@ -63,22 +73,34 @@ class EvaluateStage:
     encoding: EncodingConfig
     config: EvaluateConfig
 
+    def require_inputs(self, targets: Sequence[TargetConfig]) -> None:
+        """Raise UserError where held-out items can't be read, or the harness lacks something: before the training."""
+        for target in targets:
+            if target.has_held_out:
+                held_out(target)
+        if self.config.harness is not None:
+            require_harness(self.config.harness)
+
     def evaluate(self, target: TargetConfig, method: str) -> None:
         """Evaluate the model trained on what `method` chose for the target; one with nothing held out is skipped."""
-        if not target.has_held_out:
-            logger.info("evaluate %s: nothing held out (targets.test_path), skipped", target.name)
-            return
+        self._evaluate(target, method, self.run.model(target.name, method))
+        if self.config.base:
+            self._evaluate(target, BASE, None)
+        if self.run.evaluations.is_dir():
+            write_report(self.run.evaluations)
+
+    def _evaluate(self, target: TargetConfig, method: str, trained: Path | None) -> None:
         metrics_path = self.run.evaluation(target.name, method)
-        job = EvaluationJob(
-            model=partial(load_finetuned, self.model, self.run.model(target.name, method), pick_device()),
-            encoder=Encoder(load_tokenizer(self.model), self.encoding),
-            target=target,
-            config=self.config,
-            folder=metrics_path.with_suffix(""),
-            metrics_path=metrics_path,
-            inputs=trained_settings(self.run, target.name, method),
-        )
-        evaluate_target(job)
+        model = cache(partial(load_finetuned, self.model, trained, pick_device()))
+        source = trained_settings(self.run, target.name, method) if trained else {"base": model_fingerprint(self.model)}
+        encoder = Encoder(load_tokenizer(self.model), self.encoding)
+        folder = metrics_path.with_suffix("")
+        if target.has_held_out:
+            evaluate_target(EvaluationJob(model, encoder, target, self.config, folder, metrics_path, source))
+        else:
+            logger.info("evaluate %s: nothing held out (targets.test_path), skipped", target.name)
+        if self.config.harness is not None:
+            evaluate_with_harness(HarnessJob(model, encoder, self.config, folder, source))
 
 
 @dataclass(frozen=True)
@@ -344,3 +366,52 @@ def _answer_loss(predictions: Sequence[Prediction]) -> dict[str, Any]:
 def _mean(values: Iterable[float]) -> float:
     listed = list(values)
     return sum(listed) / len(listed)
+
+
+def _checksums(config: HarnessConfig) -> dict[str, str]:
+    """SHA-256 of every file beside the user's task files."""
+    if config.include_path is None:
+        return {}
+    folder = Path(config.include_path).expanduser()
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {str(path.relative_to(folder)): file_sha256(path) for path in files}
+
+
+@dataclass(frozen=True)
+class HarnessJob:
+    """One model for lm-evaluation-harness, and where the outcome goes."""
+
+    model: Callable[[], nn.Module]
+    """As in `EvaluationJob`."""
+    encoder: Encoder
+    config: EvaluateConfig
+    """With `harness` set."""
+    folder: Path
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def evaluate_with_harness(job: HarnessJob) -> dict[str, Any]:
+    """The harness's results; read from `harness.json` where that was made from the same inputs.
+
+    Every file in `include_path` counts among them; data that lie elsewhere don't.
+    """
+    config = job.config.harness
+    assert config is not None, "there is nothing to ask the harness"
+    path, samples_path = job.folder / HARNESS_FILE, job.folder / HARNESS_SAMPLES_FILE
+    inputs = fingerprint([REVISION, dict(job.inputs), job.encoder.meaning(), config.model_dump(), _checksums(config)])
+    if path.is_file() and samples_path.is_file() and (finished := read_json(path))["inputs"] == inputs:
+        logger.info("evaluate: %s is up to date", path)
+        return dict(finished)
+    outcome = run_harness(job.model(), job.encoder, config, job.config.batch_size)
+    with atomic_open(samples_path) as file:
+        for task, samples in sorted(outcome.samples.items()):
+            for sample in samples:
+                file.write(json.dumps({"task": task, **sample}, ensure_ascii=False, default=str).encode() + b"\n")
+    facts = {
+        "results": outcome.results,
+        "settings": config.model_dump(),
+        "lm_eval": outcome.version,
+        "inputs": inputs,
+    }
+    write_json(path, facts)
+    return facts
