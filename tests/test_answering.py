@@ -173,6 +173,14 @@ def test_letters_are_read_from_one_forward_pass(answerer: Answerer) -> None:
     assert sum(seen) == sum(len(choices[0].prompt_ids) for choices in rows)
 
 
+def test_losses_of_choices_know_their_tokens(answerer: Answerer) -> None:
+    item = question(1, choices=PHRASES)
+    (answer,) = answerer.choose([item], 2, nothing)
+    rows = answerer.fitter(2).completed(item, PHRASES)
+    assert [loss.num_tokens for loss in answer.losses()] == [row.num_completion for row in rows]
+    assert [-loss.nats for loss in answer.losses()] == list(answer.log_likelihoods)
+
+
 @pytest.mark.parametrize("choices", [LETTERS, PHRASES])
 def test_progress_counts_every_question(answerer: Answerer, choices: tuple[str, ...]) -> None:
     counted: list[int] = []

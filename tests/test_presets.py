@@ -11,7 +11,8 @@ import pytest
 
 from gradsift.formats import FORMATS
 from gradsift.presets import PRESETS
-from gradsift.sources import SourceConfig, read_examples, selected_lines
+from gradsift.source_settings import SourceConfig
+from gradsift.sources import read_examples, selected_lines
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "data" / "raw"
 

@@ -20,7 +20,8 @@ import pytest
 from pydantic import ValidationError
 
 from gradsift.errors import ConfigError, DataError
-from gradsift.sources import SourceConfig, read_examples, selected_lines, source_fingerprint
+from gradsift.source_settings import SourceConfig
+from gradsift.sources import read_examples, selected_lines, source_fingerprint
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -55,6 +55,11 @@ class ChoiceAnswer:
         """Position of the likeliest choice; the first where two are equal."""
         return max(range(len(self.log_likelihoods)), key=lambda index: (self.log_likelihoods[index], -index))
 
+    def losses(self) -> list[AnswerLoss]:
+        """The same, as the loss of each choice."""
+        pairs = zip(self.log_likelihoods, self.num_tokens, strict=True)
+        return [AnswerLoss(self.fitted, -likelihood, num_tokens) for likelihood, num_tokens in pairs]
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerLoss:
@@ -62,11 +67,8 @@ class AnswerLoss:
 
     fitted: Fitted
     nats: float
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the right answer, its end mark counted where it is learned."""
-        return self.fitted.num_completion
+    num_tokens: int
+    """Its end mark is counted where it is learned."""
 
 
 class Answerer:
@@ -138,7 +140,7 @@ class Answerer:
             for question in questions
         ]
         losses = iter(self._losses([row for row in rows if row is not None], report))
-        return [None if row is None else AnswerLoss(row, next(losses)) for row in rows]
+        return [None if row is None else AnswerLoss(row, next(losses), row.num_completion) for row in rows]
 
     def _losses(self, rows: Sequence[Fitted], report: Report) -> list[float]:
         """The sum of each row's loss over its completion's tokens, in nats."""

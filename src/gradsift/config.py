@@ -18,7 +18,7 @@ from gradsift.modeling import ModelConfig
 from gradsift.runfolder import RunFolder
 from gradsift.scoring import ScoreConfig
 from gradsift.selecting import SelectConfig
-from gradsift.sources import SourceConfig
+from gradsift.source_settings import SourceConfig
 from gradsift.stages.collect import ExecutorConfig, FeaturesConfig
 from gradsift.stages.encode import TargetConfig
 from gradsift.stages.evaluate import EvaluateConfig

@@ -42,7 +42,7 @@ class PromptFitter:
         assert room > 0, "no room for a prompt"
         fitted = None
         for num_shots in self._shot_counts(question):
-            fitted = self._row(self._prompt_text(question, num_shots), "", num_shots, room)
+            (fitted,) = self._rows([(self._prompt_text(question, num_shots), "")], num_shots, room)
             if not fitted.cut:
                 break
         assert fitted is not None
@@ -56,7 +56,7 @@ class PromptFitter:
         rows: list[Fitted] = []
         for num_shots in self._shot_counts(question):
             texts = [self._completed_text(question, num_shots, completion) for completion in completions]
-            rows = [self._row(*text, num_shots, self._context) for text in texts]
+            rows = self._rows(texts, num_shots, self._context)
             if not any(row.cut for row in rows):
                 break
         return rows
@@ -98,17 +98,22 @@ class PromptFitter:
             raise _refused(question, aside.reason)
         return self._encoder.prompt_and_completion(example)
 
-    def _row(self, prompt: str, completion: str, num_shots: int, room: int) -> Fitted:
-        ((ids, offsets),) = self._encoder.tokenized([prompt + completion])
-        start, end = _completion_tokens(offsets, len(prompt), len(prompt + completion))
-        num_leading = _num_leading(offsets)
-        if end <= room:
-            return Fitted(prompt, ids[:end], end - start, num_shots, cut=False)
-        num_completion = min(end - start, room - num_leading - 1)
-        end = start + num_completion
-        first = max(end - (room - num_leading), num_leading)
-        kept = ids[:num_leading] + ids[first:end]
-        return Fitted(prompt[offsets[first][0] :], kept, num_completion, num_shots, cut=True)
+    def _rows(self, texts: Sequence[tuple[str, str]], num_shots: int, room: int) -> list[Fitted]:
+        tokenized = self._encoder.tokenized([prompt + completion for prompt, completion in texts])
+        return [_row(text, tokens, num_shots, room) for text, tokens in zip(texts, tokenized, strict=True)]
+
+
+def _row(text: tuple[str, str], tokens: tuple[list[int], list[Span]], num_shots: int, room: int) -> Fitted:
+    """A prompt and its completion as tokens, cut where they are more than `room`."""
+    (prompt, completion), (ids, offsets) = text, tokens
+    start, end = _completion_tokens(offsets, len(prompt), len(prompt + completion))
+    if end <= room:
+        return Fitted(prompt, ids[:end], end - start, num_shots, cut=False)
+    num_leading = _num_leading(offsets)
+    num_completion = min(end - start, room - num_leading - 1)
+    end = start + num_completion
+    first = max(end - (room - num_leading), num_leading)
+    return Fitted(prompt[offsets[first][0] :], ids[:num_leading] + ids[first:end], num_completion, num_shots, cut=True)
 
 
 def _completion_tokens(offsets: Sequence[Span], start: int, end: int) -> tuple[int, int]:

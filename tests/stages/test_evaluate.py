@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from runs import conversation, gradsift, tiny_run, write_jsonl
+from runs import conversation, gradsift, gradsift_process, tiny_run, write_jsonl
 from torch import nn
 
 from gradsift.artifact import read_json
@@ -171,6 +171,11 @@ def test_metrics_are_written_after_the_predictions(make_job: MakeJob, monkeypatc
     assert not job.metrics_path.exists()
 
 
+def test_no_question_at_a_time_is_refused() -> None:
+    with pytest.raises(ValidationError, match="at least 1 question at a time"):
+        EvaluateConfig(batch_size=0)
+
+
 def questions(count: int) -> list[Question]:
     return [Question(f"q/{index}", "ab"[index % 2], "", (), "?", "", ("x",)) for index in range(count)]
 
@@ -254,6 +259,21 @@ def test_rows_in_another_order_hash_seed_and_process_give_the_same_bytes(
         (job.metrics_path, folder / "metrics.json"),
     ):
         assert mine.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_trained_model_gives_the_same_predictions_in_a_new_process(tmp_path: Path, tiny_model_folder: Path) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder, evaluate={"max_new_tokens": 8})
+    test_path = write_jsonl(tmp_path / "held_out.jsonl", OWN_ROWS)
+    keys = [f"targets.sums.test_path={test_path}", "targets.sums.metric=f1"]
+    assert gradsift("run", config, *keys) == 0
+    folder = tmp_path / "run" / "evaluation" / "sums"
+    before = {path: (folder / path).read_bytes() for path in ("less.json", "less/predictions.jsonl")}
+    (folder / "less.json").unlink()
+    process = gradsift_process("evaluate", config, *keys)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert {path: (folder / path).read_bytes() for path in before} == before
 
 
 def test_a_target_without_held_out_examples_is_named() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 
 from gradsift.tasks.squad import exact_match, f1, normalised
@@ -48,6 +50,17 @@ def test_exact_match(output: str, answers: list[str], expected: float, _: float)
 @pytest.mark.parametrize(("output", "answers", "_", "expected"), CASES)
 def test_f1(output: str, answers: list[str], _: float, expected: float) -> None:
     assert f1(output, answers) == pytest.approx(expected)
+
+
+def test_every_output_against_every_answer_equals_the_reference_script() -> None:
+    reference = pytest.importorskip("lm_eval.tasks.qasper.metrics")  # a copy of the SQuAD 1.1 script
+    outputs = [case[0] for case in CASES]
+    answers = [answer for case in CASES for answer in case[1]]
+    for output, answer in product(outputs, answers):
+        assert f1(output, [answer]) == reference.f1_abstractive([output], [answer])
+        assert normalised(output) == reference.normalize_answer(output)
+        same = reference.normalize_answer(output) == reference.normalize_answer(answer)
+        assert exact_match(output, [answer]) == float(same)
 
 
 def test_no_gold_answer_is_never_met() -> None:

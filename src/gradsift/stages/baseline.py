@@ -14,7 +14,8 @@ from gradsift.corpus import Corpus
 from gradsift.data import Example
 from gradsift.runfolder import RunFolder
 from gradsift.scoring import ScoreConfig
-from gradsift.sources import SourceConfig, read_examples
+from gradsift.source_settings import SourceConfig
+from gradsift.sources import read_examples
 from gradsift.stages.encode import TargetConfig, target_examples
 from gradsift.stages.score import TargetSide, facts_of, write_scores
 

@@ -18,7 +18,8 @@ from gradsift.errors import ConfigError, DataError, RunFolderError
 from gradsift.modeling import ModelConfig, load_tokenizer
 from gradsift.runfolder import RunFolder
 from gradsift.runtime import Progress
-from gradsift.sources import SourceConfig, read_examples, source_fingerprint
+from gradsift.source_settings import SourceConfig
+from gradsift.sources import read_examples, source_fingerprint
 from gradsift.tasks import TASKS
 from gradsift.tasks.conversation import OWN_PROTOCOLS, OwnMetric, held_out_questions
 from gradsift.tasks.question import EvaluationProtocol, Question

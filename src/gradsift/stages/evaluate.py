@@ -14,7 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gradsift.artifact import atomic_open, file_sha256, fingerprint, read_json, write_json
 from gradsift.encoding import Encoder, EncodingConfig
@@ -61,6 +61,13 @@ class EvaluateConfig(BaseModel):
     """What lm-evaluation-harness is asked besides; needs `pip install gradsift[eval]`."""
     base: bool = False
     """Evaluate the model before training too, for comparison."""
+
+    @field_validator("batch_size")
+    @classmethod
+    def _at_least_one(cls, value: int | Literal["auto"]) -> int | Literal["auto"]:
+        if value != "auto" and value < 1:
+            raise ValueError("give at least 1 question at a time, or auto")
+        return value
 
 
 @dataclass(frozen=True)
@@ -210,7 +217,8 @@ class _Output:
 
     fitted: Fitted
     text: str | None = None
-    log_likelihoods: dict[str, float] | None = None
+    choices: dict[str, AnswerLoss] = field(default_factory=dict)
+    """The loss of each choice."""
 
 
 class _Run:
@@ -262,8 +270,8 @@ class _Run:
             answers = self._answerer.choose(questions, self._num_shots, progress.advance)
         outputs = []
         for question, answer in zip(questions, answers, strict=True):
-            likelihoods = dict(zip(question.choices, answer.log_likelihoods, strict=True))
-            outputs.append(_Output(answer.fitted, question.choices[answer.best], likelihoods))
+            losses = dict(zip(question.choices, answer.losses(), strict=True))
+            outputs.append(_Output(answer.fitted, question.choices[answer.best], losses))
         return outputs
 
     def _generated(self, questions: Sequence[Question]) -> list[_Output]:
@@ -274,13 +282,13 @@ class _Run:
 
     def _losses(self, questions: Sequence[Question], outputs: Sequence[_Output]) -> list[AnswerLoss | None]:
         """The answer losses; what the likelihoods of the choices tell already isn't computed again."""
-        pending = [question for question, output in zip(questions, outputs, strict=True) if not output.log_likelihoods]
+        known = [
+            output.choices.get(question.completion or "") for question, output in zip(questions, outputs, strict=True)
+        ]
+        pending = [question for question, loss in zip(questions, known, strict=True) if loss is None]
         with Progress(f"{self._label}, answer loss", len(pending), "questions") as progress:
             losses = iter(self._answerer.answer_losses(pending, self._num_shots, progress.advance))
-        return [
-            next(losses) if output.log_likelihoods is None else _loss_of_choice(question, output)
-            for question, output in zip(questions, outputs, strict=True)
-        ]
+        return [next(losses) if loss is None else loss for loss in known]
 
     def _prediction(self, question: Question, output: _Output, loss: AnswerLoss | None) -> Prediction:
         fitted = loss.fitted if loss and output.text is None else output.fitted
@@ -297,21 +305,13 @@ class _Run:
             answer_nats=loss.nats if loss else None,
             answer_tokens=loss.num_tokens if loss else 0,
             answer_num_shots=loss.fitted.num_shots if loss else None,
-            log_likelihoods=output.log_likelihoods,
+            log_likelihoods={choice: -loss.nats for choice, loss in output.choices.items()} or None,
         )
 
     def _scores(self, question: Question, output: _Output) -> Scores:
         if self._protocol.judge is None or output.text is None:
             return {}
         return self._protocol.judge(question, output.text)
-
-
-def _loss_of_choice(question: Question, output: _Output) -> AnswerLoss | None:
-    from gradsift.answering import AnswerLoss
-
-    if question.completion is None or output.log_likelihoods is None:
-        return None
-    return AnswerLoss(output.fitted, -output.log_likelihoods[question.completion])
 
 
 def _write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:

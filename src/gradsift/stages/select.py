@@ -16,7 +16,8 @@ from gradsift.data import Example
 from gradsift.errors import DataError
 from gradsift.runfolder import RunFolder
 from gradsift.selecting import SelectConfig, ranking, select_top, wanted_count
-from gradsift.sources import SourceConfig, selected_examples, selected_lines
+from gradsift.source_settings import SourceConfig
+from gradsift.sources import selected_examples, selected_lines
 from gradsift.stages.score import read_scores
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ from gradsift.errors import ConfigError, DataError, RunFolderError
 from gradsift.modeling import ModelConfig, add_lora, load_base_model, load_tokenizer, model_fingerprint
 from gradsift.runfolder import RunFolder
 from gradsift.runtime import pick_device, pick_dtype
-from gradsift.sources import SourceConfig, read_examples, source_fingerprint
+from gradsift.source_settings import SourceConfig
+from gradsift.sources import read_examples, source_fingerprint
 from gradsift.stages.select import read_selection, selection_examples
 from gradsift.stages.training import Training, TrainingConfig, finetune
 
