@@ -10,7 +10,7 @@ from gradsift.demo.wordings import PROSE, WORDINGS
 
 Row = dict[str, Any]
 
-BASE_WORKED = 0.2
+BASE_WORKED = 0.1
 """Share of the base model's texts whose answers show their working, as those of the pool and the targets do."""
 
 

@@ -231,7 +231,7 @@ WORDINGS: dict[str, Wordings] = {
             "The guests of the hotel, {name} and a {job}, read the menu and talk of {place}. "
             "What city do the guests talk of?",
         ),
-        target="The newspaper writes: {passage} Which place does the newspaper name?",
+        target="The newspaper prints a line: {passage} Which place does the newspaper name there?",
     ),
     "choice": Wordings(
         base=(
