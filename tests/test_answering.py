@@ -205,5 +205,11 @@ def test_a_default_answer_takes_half_of_the_context_at_most(
 
 
 def test_an_answer_that_leaves_no_room_for_a_prompt_is_refused(answerer: Answerer) -> None:
-    with pytest.raises(ConfigError, match=r"max_new_tokens is 512, but .* have 512 tokens"):
-        answerer.new_tokens(512, 50)
+    with pytest.raises(ConfigError, match=r"max_new_tokens is 500, but .* have 512 tokens"):
+        answerer.new_tokens(500, 50)
+
+
+def test_a_context_too_short_for_any_question_is_refused(model: Any, tiny_encoder: Encoder) -> None:
+    tiny_encoder.max_length = 31
+    with pytest.raises(ConfigError, match="max_length leaves 31 tokens"):
+        Answerer(model, tiny_encoder)

@@ -53,6 +53,30 @@ def test_a_batch_writes_what_each_prompt_gives_alone(
     assert [answer.fitted for answer in answers] == prompts
 
 
+def other_model(kind: str, num_tokens: int) -> Any:
+    """A random model of another kind than Llama: with learned positions, or with sliding windows."""
+    from transformers import AutoModelForCausalLM, GPT2Config, MistralConfig
+
+    size: dict[str, Any] = {"vocab_size": num_tokens, "initializer_range": 0.2, "bos_token_id": 1, "eos_token_id": 2}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = {
+        "learned positions": GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=512, **size),
+        "sliding windows": MistralConfig(hidden_size=32, intermediate_size=64, sliding_window=8, **heads, **size),
+    }[kind]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("kind", ["learned positions", "sliding windows"])
+def test_a_batch_of_another_architecture_writes_what_each_prompt_gives_alone(
+    kind: str, tiny_encoder: Encoder, prompts: list[Fitted]
+) -> None:
+    model = other_model(kind, len(tiny_encoder.tokenizer))
+    answers = Writer(model, tiny_encoder, NUM_NEW, None).write(prompts)
+    assert [answer.text for answer in answers] == [alone(model, tiny_encoder, prompt) for prompt in prompts]
+
+
 @pytest.mark.parametrize("position", [2, FIRST_ROUND + 3])
 def test_an_answer_ends_before_the_stop_text_and_the_others_go_on(
     model: Any, tiny_encoder: Encoder, prompts: list[Fitted], position: int

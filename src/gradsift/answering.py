@@ -32,6 +32,8 @@ AUTO_TOKENS = {"cpu": 8192, "cuda": 32768}
 AUTO_CACHE_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
 """Keys and values that a batch may keep while it is generated from."""
 MAX_ROWS = 64
+MIN_PROMPT = 16
+"""Tokens that a prompt must have room for."""
 MIN_SHARED = 32
 """Tokens that prompts must begin with in common to be read once."""
 UNLIMITED = 1 << 62
@@ -79,6 +81,11 @@ class Answerer:
         self._model, self._encoder, self._batch_size = model, encoder, batch_size
         self._device = next(model.parameters()).device
         self.context = context_length(model, encoder)
+        if self.context < 2 * MIN_PROMPT:
+            raise ConfigError(
+                f"encoding.max_length leaves {self.context} tokens for a prompt and its answer: evaluation needs "
+                f"{2 * MIN_PROMPT}"
+            )
 
     def fitter(self, num_shots: int) -> PromptFitter:
         """Fits questions into this model's context."""
@@ -91,7 +98,7 @@ class Answerer:
         """
         if wanted is None:
             return min(default, self.context // 2)
-        if wanted >= self.context:
+        if wanted > self.context - MIN_PROMPT:
             raise ConfigError(
                 f"evaluate.max_new_tokens is {wanted}, but a prompt and its answer together have {self.context} tokens "
                 "(encoding.max_length, or the model's positions where fewer): give a smaller number"
@@ -251,12 +258,13 @@ def _text_config(model: nn.Module) -> Any:
 
 
 def _cache_bytes(model: nn.Module) -> int:
-    """Bytes that the keys and values of one token take; a guess on the large side for architectures that share them."""
+    """Bytes that the keys and values of one token take; a guess on the large side where an architecture keeps less."""
     config = _text_config(model)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    dtype = next(model.parameters()).dtype
-    return int(2 * config.num_hidden_layers * heads * width * max(dtype.itemsize, 2))
+    num_heads = getattr(config, "num_attention_heads", None) or 1
+    num_kept = getattr(config, "num_key_value_heads", None) or num_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+    value_bytes = max(next(model.parameters()).dtype.itemsize, 2)  # quantised weights don't make quantised keys
+    return int(2 * config.num_hidden_layers * num_kept * width * value_bytes)
 
 
 def num_shared_tokens(prompts: Sequence[list[int]]) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gradsift.batching import Batch
 from gradsift.checkpoints import AdamSettings, Moments
 from gradsift.errors import ConfigError
-from gradsift.lora import Consume, LoraLayer, LoraProduct, listed, lora_layers, lora_linears
+from gradsift.lora import Consume, LoraLayer, LoraProduct, MergedProduct, listed, lora_layers, lora_linears
 from gradsift.losses import example_losses, plain_head
 
 AdamForm = Literal["reference", "adamw", "sgd", "sign"]
@@ -57,6 +57,9 @@ class PerExampleGradients:
         if self._pass is None:
             return plain(x_BTI, **more)
         self._pass.enter(layer, x_BTI.shape)
+        merged: Callable[..., Tensor] = MergedProduct.apply
+        if x_BTI.dtype == torch.float32 and layer.gains_by_merging(self._pass.batch_shape.numel()):
+            return merged(x_BTI, self._anchor, layer, self._pass.hand_out)
         base_BTO = layer.module.base_layer(x_BTI, **more)  # type: ignore[operator]
         product: Callable[..., Tensor] = LoraProduct.apply
         return product(base_BTO, x_BTI, self._anchor, layer, self._pass.hand_out)

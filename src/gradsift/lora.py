@@ -30,6 +30,21 @@ class LoraLayer:
         """A [R, I] and B [O, R] in the dtype that the model computes in."""
         return self.first[1].weight.to(dtype), self.second[1].weight.to(dtype)
 
+    def merged_weight(self) -> Tensor:
+        """W + scaling · B A, float32 [O, I]."""
+        first_RI, second_OR = self.factors(torch.float32)
+        return torch.addmm(self.module.base_layer.weight, second_OR, first_RI, alpha=self.scaling)  # type: ignore
+
+    def gains_by_merging(self, num_tokens: int) -> bool:
+        """Whether making the merged weight twice costs less than half of what it saves.
+
+        In float32 alone: bf16 would round the adapter away.
+        """
+        base = self.module.base_layer
+        if type(base) is not nn.Linear or base.weight.dtype != torch.float32:
+            return False
+        return num_tokens * (base.in_features + base.out_features) > 4 * base.in_features * base.out_features
+
 
 class LoraProduct(torch.autograd.Function):
     """Adds an adapter's product to its base layer's output, in place; backward, forms the gradients of A and B.
@@ -64,6 +79,29 @@ class LoraProduct(torch.autograd.Function):
         ctx.consume(ctx.layer.first[0], summed_outer_products(inner_BTR, x_BTI))
         gradient_BTI = inner_BTR @ first_RI if ctx.needs_input_grad[1] else None
         return gradient_BTO, gradient_BTI, None, None, None
+
+
+class MergedProduct(torch.autograd.Function):
+    """The whole layer through its merged weight: of the adapter's six products in both passes, four are left."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BTI: Tensor, anchor: Tensor, layer: LoraLayer, consume: Consume) -> Tensor:
+        """The layer's output [B, T, O]."""
+        ctx.save_for_backward(x_BTI)
+        ctx.layer, ctx.consume = layer, consume
+        bias: Tensor | None = layer.module.base_layer.bias  # type: ignore[union-attr, assignment]
+        return torch.nn.functional.linear(x_BTI, layer.merged_weight(), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient of the input."""
+        (gradient_BTO,), (x_BTI,), layer = gradients, ctx.saved_tensors, ctx.layer
+        first_RI, second_OR = layer.factors(gradient_BTO.dtype)
+        hidden_BTR = x_BTI @ (layer.scaling * first_RI).T
+        ctx.consume(layer.second[0], summed_outer_products(gradient_BTO, hidden_BTR))
+        inner_BTR = gradient_BTO @ (layer.scaling * second_OR)
+        ctx.consume(layer.first[0], summed_outer_products(inner_BTR, x_BTI))
+        return (gradient_BTO @ layer.merged_weight() if ctx.needs_input_grad[0] else None), None, None, None
 
 
 def summed_outer_products(left_BTO: Tensor, right_BTI: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from gradsift.stages.collect import FeaturesStage
 from gradsift.stages.encode import EncodeStage
 from gradsift.stages.evaluate import EvaluateStage
 from gradsift.stages.score import score
-from gradsift.stages.select import select
+from gradsift.stages.select import SelectStage
 from gradsift.stages.train import TrainStage
 from gradsift.stages.warmup import finished_warmup, saved_checkpoints, warmup
 from gradsift.summary import summary
@@ -68,8 +68,9 @@ def score_stage(config: RunConfig) -> None:
 
 def select_stage(config: RunConfig) -> None:
     """The best rows for every target."""
+    stage = SelectStage(config.run, config.pool, config.select, config.seed)
     for target in config.targets:
-        select(config.run, config.pool, target.name, config.select)
+        stage.select(target)
 
 
 def train_stage(config: RunConfig) -> None:

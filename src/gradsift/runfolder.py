@@ -36,6 +36,10 @@ class RunFolder:
         """The encoded examples of a target."""
         return self.path / "targets" / name
 
+    def overlap(self, target: str) -> Path:
+        """The pool's rows that hold text of the target's items."""
+        return self.target(target) / "overlap.json"
+
     def pool_features(self, checkpoint: str) -> Path:
         """The pool's feature store at a checkpoint."""
         return self.path / "features" / "pool" / checkpoint

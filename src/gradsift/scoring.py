@@ -11,6 +11,8 @@ from torch import Tensor
 
 from gradsift.errors import UserError
 
+ROWS_IN_CACHE = 128
+
 
 class ScoreConfig(BaseModel):
     """How the examples of a target make one score."""
@@ -63,8 +65,12 @@ def subtask_directions(
 
 
 def influence_scores(features_RK: Tensor, norms_R: Tensor, directions_GK: Tensor) -> Tensor:
-    """Inf(z, j) at one checkpoint, float32 [R, G]; NaN for rows without a direction. METHOD section 2."""
-    scores_RG = (features_RK.float() @ directions_GK.T) / norms_R[:, None]
+    """Inf(z, j) at one checkpoint, float32 [R, G]; NaN for rows without a direction. METHOD section 2.
+
+    Few rows at a time, so that their float32 copies stay in a core's cache.
+    """
+    products = [directions_GK @ rows_SK.float().T for rows_SK in features_RK.split(ROWS_IN_CACHE)]
+    scores_RG = torch.cat(products, dim=1).T / norms_R[:, None]
     return scores_RG.masked_fill(~usable_rows(norms_R)[:, None], float("nan"))
 
 

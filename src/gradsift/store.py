@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +22,7 @@ from gradsift.artifact import MANIFEST, atomic_path, file_sha256, read_json, rem
 from gradsift.errors import StoreDamaged, StoreMismatch
 
 FORMAT_VERSION = 1
+BLOCK_ROWS = 1024
 MEANING_FILE = "meaning.json"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -35,6 +37,8 @@ JOINED_FIELDS = (
 )
 """Fields of the meaning that a pool's and a target's store must share. What they don't: data, gradient, dtypes."""
 
+Item = TypeVar("Item")
+
 SMALL_FLOAT16, LARGE_FLOAT16 = 2.0**-6, 2.0**15
 
 
@@ -47,6 +51,15 @@ class Shard:
 
     ids: list[str]
     sources: list[str]
+    features_RK: Tensor
+    scales_R: Tensor
+    norms_R: Tensor
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of a store: features as stored [R, K], their scales and norms float32 [R]."""
+
     features_RK: Tensor
     scales_R: Tensor
     norms_R: Tensor
@@ -75,6 +88,12 @@ class FeatureStore:
         """The shards in order; a shard is read when its turn comes."""
         for record in self.manifest["shards"]:
             yield read_shard(self.folder / record["file"])
+
+    def blocks(self) -> Iterator[Block]:
+        """The rows in order, a block of at most BLOCK_ROWS at a time; the next one is read meanwhile."""
+        paths = [self.folder / record["file"] for record in self.manifest["shards"]]
+        blocks = (block for path in paths for block in read_blocks(path))
+        return ahead(blocks)
 
     def verify(self) -> None:
         """Check every shard against its checksum; raises StoreDamaged naming the first that differs."""
@@ -211,6 +230,26 @@ def read_shard(path: Path) -> Shard:
     except (SafetensorError, OSError) as error:
         raise StoreDamaged(f"{path}: can't be read: {error}") from error
     return Shard(json.loads(header["ids"]), json.loads(header["sources"]), *tensors)
+
+
+def read_blocks(path: Path) -> Iterator[Block]:
+    """A shard's rows, some at a time; raises StoreDamaged where it isn't a whole safetensors file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = [file.get_slice(name) for name in ("features", "scales", "norms")]
+            for start in range(0, slices[0].get_shape()[0], BLOCK_ROWS):
+                yield Block(*(tensor[start : start + BLOCK_ROWS] for tensor in slices))
+    except (SafetensorError, OSError) as error:
+        raise StoreDamaged(f"{path}: can't be read: {error}") from error
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, each made by a thread of its own while its forerunner is in use."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 def storage_scales(features_RK: Tensor, dtype: str) -> Tensor:

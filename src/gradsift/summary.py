@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from gradsift.artifact import MANIFEST, read_json
 from gradsift.corpus import Corpus
@@ -22,6 +23,7 @@ def summary(run: RunFolder, targets: Sequence[str], method: str, seconds: Mappin
         _pool_lines(pool, run),
         _target_lines(run, targets, method),
         _table(pool, selections),
+        [line for target in selections for line in _kept_out_lines(run, target, selections[target])],
         [f"{target}: {run.selection(target, method)}" for target in selections],
         [line for target in selections for line in _trained_lines(run, target, method)],
         [line for target in targets for line in _evaluated_lines(run, target, method)],
@@ -89,6 +91,18 @@ def _table(pool: Corpus, selections: Mapping[str, Mapping[str, object]]) -> list
         )
         for row in [header, *rows]
     ]
+
+
+def _kept_out_lines(run: RunFolder, target: str, selection: Mapping[str, Any]) -> list[str]:
+    """The rows that were passed over on the way to a selection, by reason."""
+    reasons = {
+        "overlap_ngrams": f"× text of its items (listed in {run.overlap(target)})",
+        "deduplicate": "× like a row chosen before",
+        "per_source_max": "× source at its most",
+    }
+    counts = selection["kept_out"]
+    listed = [f"{counts[key]:,} {reason}" for key, reason in reasons.items() if key in counts]
+    return [f"kept out for {target}: {', '.join(listed)}"] if listed else []
 
 
 def _selected(selection: Mapping[str, object], source: str) -> int:

@@ -10,7 +10,8 @@ from gradsift.baselines import BASELINES, Texts
 
 def texts(seed: int = 0) -> Texts:
     pool = ["a red cat", "a blue dog", "green green grass", "the cat and the dog", "nothing of it", "cat"]
-    return Texts(pool, ["red cat", "cat", "blue dog"], [0, 0, 1], seed)
+    answers = ["cat", "dog", "grass", "", "it", "a very long answer"]
+    return Texts(pool, answers, ["red cat", "cat", "blue dog"], [0, 0, 1], seed)
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -39,3 +40,8 @@ def test_random_draws_each_row_about_as_often() -> None:
 
 def test_full_prefers_no_row() -> None:
     assert not BASELINES["full"](texts()).any()
+
+
+def test_length_prefers_the_longest_answer() -> None:
+    order = np.argsort(-BASELINES["length"](texts())[:, 0], kind="stable")
+    assert order.tolist() == [5, 2, 0, 1, 4, 3]

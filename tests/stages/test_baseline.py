@@ -48,6 +48,7 @@ def test_random_draws_follow_the_seed(tmp_path: Path, tiny_model_folder: Path) -
 def test_bm25_finds_the_words_of_the_target(tmp_path: Path, tiny_model_folder: Path) -> None:
     config = tiny_run(tmp_path, tiny_model_folder)
     (tmp_path / "target.jsonl").write_text(json.dumps({**small_pool()[5], "kind": "one"}) + "\n")
-    assert gradsift("run", config, "--until", "select", "select.method=bm25", "select.fraction=0.05") == 0
+    overrides = ["select.method=bm25", "select.fraction=0.05", "select.overlap_ngrams=0"]
+    assert gradsift("run", config, "--until", "select", *overrides) == 0
     (best,) = (tmp_path / "run" / "selection" / "sums" / "bm25.jsonl").read_text().splitlines()
     assert json.loads(best)["messages"] == small_pool()[5]["messages"]

@@ -14,21 +14,20 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from runs import conversation, gradsift, gradsift_process, tiny_run, write_jsonl
+from runs import conversation, gradsift, tiny_run, write_jsonl
 from torch import nn
 
 from gradsift.artifact import read_json
 from gradsift.encoding import Encoder
 from gradsift.errors import ConfigError
 from gradsift.modeling import ModelConfig, load_base_model
+from gradsift.predictions import Prediction, summarised
 from gradsift.stages.encode import TargetConfig, held_out
 from gradsift.stages.evaluate import (
     EvaluateConfig,
     EvaluationJob,
-    Prediction,
     drawn,
     evaluate_target,
-    summarised,
 )
 from gradsift.tasks.question import Question
 
@@ -146,6 +145,11 @@ def test_the_batch_size_makes_no_evaluation_anew(make_job: MakeJob) -> None:
     evaluate_target(replace(make_job(OWN_ROWS, {"batch_size": 2}), model=refuse))
 
 
+def test_a_targets_own_number_of_tokens_comes_first(make_job: MakeJob) -> None:
+    metrics = evaluate_target(make_job(OWN_ROWS, {"max_new_tokens": 8}, metric="f1", max_new_tokens=3))
+    assert metrics["settings"]["max_new_tokens"] == 3
+
+
 @pytest.mark.parametrize("change", ["inputs", "num_shots", "question", "metric"])
 def test_a_changed_evaluation_is_done_again(make_job: MakeJob, change: str) -> None:
     evaluate_target(make_job(OWN_ROWS))
@@ -259,21 +263,6 @@ def test_rows_in_another_order_hash_seed_and_process_give_the_same_bytes(
         (job.metrics_path, folder / "metrics.json"),
     ):
         assert mine.read_bytes() == other.read_bytes()
-
-
-@pytest.mark.slow
-def test_a_trained_model_gives_the_same_predictions_in_a_new_process(tmp_path: Path, tiny_model_folder: Path) -> None:
-    config = tiny_run(tmp_path, tiny_model_folder, evaluate={"max_new_tokens": 8})
-    test_path = write_jsonl(tmp_path / "held_out.jsonl", OWN_ROWS)
-    keys = [f"targets.sums.test_path={test_path}", "targets.sums.metric=f1"]
-    assert gradsift("run", config, *keys) == 0
-    folder = tmp_path / "run" / "evaluation" / "sums"
-    before = {path: (folder / path).read_bytes() for path in ("less.json", "less/predictions.jsonl")}
-    (folder / "less.json").unlink()
-    process = gradsift_process("evaluate", config, *keys)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert {path: (folder / path).read_bytes() for path in before} == before
 
 
 def test_a_target_without_held_out_examples_is_named() -> None:

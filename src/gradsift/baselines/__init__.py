@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gradsift.baselines.bm25 import bm25
-from gradsift.baselines.controls import full, random
+from gradsift.baselines.controls import full, length, random
+from gradsift.baselines.dsir import dsir
 from gradsift.baselines.texts import Scores, Texts
 
 __all__ = ["BASELINES", "Scores", "Texts"]
 
-BASELINES: dict[str, Callable[[Texts], Scores]] = {"random": random, "bm25": bm25, "full": full}
+BASELINES: dict[str, Callable[[Texts], Scores]] = {
+    "random": random,
+    "bm25": bm25,
+    "dsir": dsir,
+    "length": length,
+    "full": full,
+}

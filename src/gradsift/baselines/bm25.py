@@ -1,4 +1,4 @@
-"""BM25 by the library bm25s, and the words it sees: in every script, also those without spaces."""
+"""BM25 by the library bm25s."""
 
 from __future__ import annotations
 
@@ -7,29 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import regex
 
 from gradsift.baselines.texts import Scores, Texts
-
-WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+")
-UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]+")
-"""Scripts that put no space between words: cut into pairs of characters."""
-
-
-def words(text: str) -> list[str]:
-    """Case-folded words; a run of an unspaced script gives its overlapping pairs of characters, marks kept."""
-    found = []
-    for word in WORD.findall(text.casefold()):
-        start = 0
-        for run in UNSPACED.finditer(word):
-            found += [word[start : run.start()], *_pairs(run.group())]
-            start = run.end()
-        found.append(word[start:])
-    return [word for word in found if word]
-
-
-def _pairs(run: str) -> list[str]:
-    return [run[index : index + 2] for index in range(max(1, len(run) - 1))]
+from gradsift.words import words
 
 
 def bm25(texts: Texts) -> Scores:

@@ -17,6 +17,8 @@ class Texts:
 
     pool: list[str]
     """N texts."""
+    answers: list[str]
+    """What the assistant says in each of the N."""
     target: list[str]
     """V texts."""
     subtasks: list[int]

@@ -41,11 +41,13 @@ class BaselineStage:
             logger.info("score %s: %s has its scores", target.name, method)
             return
         names = sorted(set(subtasks))
+        rows = self._pool_examples()
         texts = Texts(
-            [_text(example) for example in self._pool_examples()],
-            [_text(example) for example in examples],
-            [names.index(subtask) for subtask in subtasks],
-            self.seed,
+            pool=[example.text for example in rows],
+            answers=[example.answer for example in rows],
+            target=[example.text for example in examples],
+            subtasks=[names.index(subtask) for subtask in subtasks],
+            seed=self.seed,
         )
         scores_NG = torch.from_numpy(BASELINES[method](texts))
         write_scores(self.run, TargetSide(target.name, names, [], 0, inputs), scores_NG, self.config, method)
@@ -60,7 +62,3 @@ def _in_corpus(corpus: Corpus, examples: Sequence[Example]) -> list[Example]:
     by_key = {(example.source, example.id): example for example in examples}
     table = corpus.table(["source", "id"])
     return [by_key[key] for key in zip(table["source"].to_pylist(), table["id"].to_pylist(), strict=True)]
-
-
-def _text(example: Example) -> str:
-    return "\n".join(message["content"] for message in example.messages)

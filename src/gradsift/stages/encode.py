@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gradsift.artifact import write_json
 from gradsift.corpus import Corpus, write_corpus
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 1000
 PROMPTS_FILE = "prompts.json"
-EVALUATION_KEYS = {"test_path", "metric"}
+EVALUATION_KEYS = {"test_path", "metric", "max_new_tokens"}
 """Keys of a target that its encoded examples don't depend on: they may change between two calls."""
 
 
@@ -50,6 +50,8 @@ class TargetConfig(BaseModel):
     """Held-out examples, laid out as those in `path`. None: a built-in task's are in `path` too, a file has none."""
     metric: OwnMetric = "loss"
     """How an answer to a held-out example is judged; `loss`: not at all, the loss of the right answer alone."""
+    max_new_tokens: int | None = Field(None, ge=1)
+    """Tokens of a generated answer to a held-out question; None: evaluate.max_new_tokens, else the protocol's."""
 
     @property
     def has_held_out(self) -> bool:

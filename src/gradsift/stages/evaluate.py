@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from gradsift.artifact import atomic_open, file_sha256, fingerprint, read_json, write_json
+from gradsift.artifact import atomic_open, fingerprint, read_json, write_json
 from gradsift.encoding import Encoder, EncodingConfig
-from gradsift.harness import HarnessConfig, require_harness, run_harness
+from gradsift.harness import HarnessConfig, require_harness
 from gradsift.modeling import ModelConfig, load_finetuned, load_tokenizer, model_fingerprint
+from gradsift.predictions import Prediction, summarised
 from gradsift.runfolder import RunFolder
 from gradsift.runtime import Progress, pick_device
 from gradsift.stages.encode import TargetConfig, held_out
+from gradsift.stages.evaluate_harness import HarnessJob, evaluate_with_harness
 from gradsift.stages.evaluation_report import write_report
 from gradsift.stages.train import trained_settings
 from gradsift.tasks.question import EvaluationProtocol, Question, Scores
@@ -38,8 +40,6 @@ logger = logging.getLogger(__name__)
 BASE = "base"
 """In place of a method's name: the model before training."""
 PREDICTIONS_FILE = "predictions.jsonl"
-HARNESS_FILE = "harness.json"
-HARNESS_SAMPLES_FILE = "harness_samples.jsonl"
 REVISION = 1
 """Raised when answers or metrics are made in another way, so that finished evaluations are done again."""
 
@@ -54,7 +54,7 @@ class EvaluateConfig(BaseModel):
     limit: int | None = Field(None, ge=1)
     """Questions per subtask, drawn by the hash of their ids; None: all of them."""
     max_new_tokens: int | None = Field(None, ge=1)
-    """Tokens of a generated answer."""
+    """Tokens of a generated answer; a target's own `max_new_tokens` comes before it."""
     num_shots: int | None = Field(None, ge=0)
     """Worked examples in a prompt."""
     harness: HarnessConfig | None = None
@@ -107,7 +107,9 @@ class EvaluateStage:
         else:
             logger.info("evaluate %s: nothing held out (targets.test_path), skipped", target.name)
         if self.config.harness is not None:
-            evaluate_with_harness(HarnessJob(model, encoder, self.config, folder, source))
+            evaluate_with_harness(
+                HarnessJob(model, encoder, self.config.harness, self.config.batch_size, folder, source)
+            )
 
 
 @dataclass(frozen=True)
@@ -124,30 +126,6 @@ class EvaluationJob:
     metrics_path: Path
     inputs: Mapping[str, Any] = field(default_factory=dict)
     """What the model comes from, as JSON values; questions, protocol and encoding are known here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What became of one question; the fields are those of a line of predictions.jsonl."""
-
-    id: str
-    subtask: str
-    prompt: str
-    """As the model saw it, special tokens that the tokenizer adds left out."""
-    num_shots: int
-    lost_shots: int
-    cut: bool
-    output: str | None
-    """The choice or the generated text; None where nothing was to be answered."""
-    answers: tuple[str, ...]
-    scores: Scores
-    answer_nats: float | None
-    """Sum over the right answer's tokens; None where its text isn't known."""
-    answer_tokens: int
-    answer_num_shots: int | None
-    """Shots of the prompt that the right answer was read after; its length decides them, not max_new_tokens."""
-    log_likelihoods: dict[str, float] | None = None
-    """Of each choice."""
 
 
 def evaluate_target(job: EvaluationJob) -> dict[str, Any]:
@@ -192,7 +170,7 @@ def _sha256(text: str) -> str:
 def _inputs(job: EvaluationJob, questions: Sequence[Question], protocol: EvaluationProtocol) -> str:
     """Fingerprint of everything that the metrics come from; the batch size is no part of it."""
     rules = {key: value for key, value in asdict(protocol).items() if key != "judge"}
-    settings = job.config.model_dump(include={"max_new_tokens", "num_shots"})
+    settings = {"max_new_tokens": _wanted_tokens(job), "num_shots": job.config.num_shots}
     return fingerprint(
         [
             REVISION,
@@ -204,6 +182,11 @@ def _inputs(job: EvaluationJob, questions: Sequence[Question], protocol: Evaluat
             settings,
         ]
     )
+
+
+def _wanted_tokens(job: EvaluationJob) -> int | None:
+    """The user's word on the tokens of an answer: the target's own, else the run's; None: as the protocol says."""
+    return job.target.max_new_tokens or job.config.max_new_tokens
 
 
 def _finished(job: EvaluationJob) -> dict[str, Any] | None:
@@ -231,7 +214,7 @@ class _Run:
         self._answerer = Answerer(job.model(), job.encoder, job.config.batch_size)
         self._num_shots = protocol.num_shots if job.config.num_shots is None else job.config.num_shots
         self._fitter = self._answerer.fitter(self._num_shots)
-        self._max_new_tokens = self._answerer.new_tokens(job.config.max_new_tokens, protocol.max_new_tokens)
+        self._max_new_tokens = self._answerer.new_tokens(_wanted_tokens(job), protocol.max_new_tokens)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -318,100 +301,3 @@ def _write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     with atomic_open(path) as file:
         for prediction in predictions:
             file.write(json.dumps(asdict(prediction), ensure_ascii=False).encode() + b"\n")
-
-
-def summarised(predictions: Sequence[Prediction], averaged_over: Literal["questions", "subtasks"]) -> dict[str, Any]:
-    """Metrics from 0 to 1, overall and per subtask; the answer loss in nats per token; how many prompts lost what."""
-    by_subtask: dict[str, list[Prediction]] = {}
-    for prediction in predictions:
-        by_subtask.setdefault(prediction.subtask, []).append(prediction)
-    subtasks = {name: _figures(rows) for name, rows in sorted(by_subtask.items())}
-    whole = _figures(predictions)
-    names = list(whole["metrics"])
-    means = {name: _mean(figures["metrics"][name] for figures in subtasks.values()) for name in names}
-    return {
-        "metric": names[0] if names else "answer_loss",
-        "averaged_over": averaged_over,
-        **whole,
-        "metrics": means if averaged_over == "subtasks" else whole["metrics"],
-        "subtasks": subtasks,
-    }
-
-
-def _figures(predictions: Sequence[Prediction]) -> dict[str, Any]:
-    names = list(predictions[0].scores)
-    return {
-        "metrics": {name: _mean(prediction.scores[name] for prediction in predictions) for name in names},
-        "answer_loss": _answer_loss(predictions),
-        "counts": {
-            "questions": len(predictions),
-            "with_lost_shots": sum(prediction.lost_shots > 0 for prediction in predictions),
-            "lost_shots": sum(prediction.lost_shots for prediction in predictions),
-            "cut": sum(prediction.cut for prediction in predictions),
-        },
-    }
-
-
-def _answer_loss(predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """Nats per token: all nats by all tokens, so that a long answer counts for more than a short one."""
-    known = [prediction for prediction in predictions if prediction.answer_nats is not None]
-    num_tokens = sum(prediction.answer_tokens for prediction in known)
-    counts = {"num_tokens": num_tokens, "num_questions": len(known)}
-    if not known:
-        reason = "no held-out item says its whole answer (BBH's test items have no chain of thought)"
-        return {"nats_per_token": None, **counts, "reason": reason}
-    return {"nats_per_token": sum(prediction.answer_nats or 0.0 for prediction in known) / num_tokens, **counts}
-
-
-def _mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed)
-
-
-def _checksums(config: HarnessConfig) -> dict[str, str]:
-    """SHA-256 of every file beside the user's task files."""
-    if config.include_path is None:
-        return {}
-    folder = Path(config.include_path).expanduser()
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return {str(path.relative_to(folder)): file_sha256(path) for path in files}
-
-
-@dataclass(frozen=True)
-class HarnessJob:
-    """One model for lm-evaluation-harness, and where the outcome goes."""
-
-    model: Callable[[], nn.Module]
-    """As in `EvaluationJob`."""
-    encoder: Encoder
-    config: EvaluateConfig
-    """With `harness` set."""
-    folder: Path
-    inputs: Mapping[str, Any] = field(default_factory=dict)
-
-
-def evaluate_with_harness(job: HarnessJob) -> dict[str, Any]:
-    """The harness's results; read from `harness.json` where that was made from the same inputs.
-
-    Every file in `include_path` counts among them; data that lie elsewhere don't.
-    """
-    config = job.config.harness
-    assert config is not None, "there is nothing to ask the harness"
-    path, samples_path = job.folder / HARNESS_FILE, job.folder / HARNESS_SAMPLES_FILE
-    inputs = fingerprint([REVISION, dict(job.inputs), job.encoder.meaning(), config.model_dump(), _checksums(config)])
-    if path.is_file() and samples_path.is_file() and (finished := read_json(path))["inputs"] == inputs:
-        logger.info("evaluate: %s is up to date", path)
-        return dict(finished)
-    outcome = run_harness(job.model(), job.encoder, config, job.config.batch_size)
-    with atomic_open(samples_path) as file:
-        for task, samples in sorted(outcome.samples.items()):
-            for sample in samples:
-                file.write(json.dumps({"task": task, **sample}, ensure_ascii=False, default=str).encode() + b"\n")
-    facts = {
-        "results": outcome.results,
-        "settings": config.model_dump(),
-        "lm_eval": outcome.version,
-        "inputs": inputs,
-    }
-    write_json(path, facts)
-    return facts

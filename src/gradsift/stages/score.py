@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -57,7 +58,7 @@ def score(run: RunFolder, checkpoints: Sequence[Checkpoint], targets: Sequence[s
     if not pending:
         logger.info("score: all %d targets have their scores", len(targets))
         return
-    for side, scores_NG in zip(pending, _influences(pools, weights, pending), strict=True):
+    for side, scores_NG in zip(pending, pool_influences(pools, weights, pending), strict=True):
         write_scores(run, side, scores_NG, config)
 
 
@@ -87,7 +88,9 @@ def _target_side(
     return TargetSide(target, names, directions, unusable, inputs)
 
 
-def _influences(pools: Sequence[FeatureStore], weights: Sequence[float], sides: Sequence[TargetSide]) -> list[Tensor]:
+def pool_influences(
+    pools: Sequence[FeatureStore], weights: Sequence[float], sides: Sequence[TargetSide]
+) -> list[Tensor]:
     """Inf(z, j) of every target, float32 [N, G] each, from one pass over the pool's stores."""
     sizes = [len(side.subtasks) for side in sides]
     total_NG = torch.zeros(pools[0].num_rows, sum(sizes))
@@ -95,10 +98,10 @@ def _influences(pools: Sequence[FeatureStore], weights: Sequence[float], sides: 
         for index, (pool, weight) in enumerate(zip(pools, weights, strict=True)):
             directions_GK = torch.cat([side.directions[index] for side in sides])
             start = 0
-            for shard in pool.shards():
-                norms_R = shard.norms_R / shard.scales_R
-                stop = start + len(shard.ids)
-                total_NG[start:stop] += weight * influence_scores(shard.features_RK, norms_R, directions_GK)
+            for block in pool.blocks():
+                norms_R = block.norms_R / block.scales_R
+                stop = start + len(norms_R)
+                total_NG[start:stop] += weight * influence_scores(block.features_RK, norms_R, directions_GK)
                 progress.advance(stop - start)
                 start = stop
     return list(total_NG.split(sizes, dim=1))
@@ -113,8 +116,7 @@ def write_scores(
     num_unselectable = int((~score_N.isfinite()).sum())
     table = corpus.table(["id", "source", "row", "num_tokens"])
     table = table.append_column("score", pa.array(score_N.numpy(), from_pandas=True))
-    best = [side.subtasks[index] for index in best_N.tolist()]
-    table = table.append_column("best_subtask", pa.array(best, pa.string()))
+    table = table.append_column("best_subtask", pa.array(side.subtasks, pa.string()).take(pa.array(best_N.numpy())))
     table = table.append_column("subtask_scores", _lists(scores_NG))
     facts = {
         "target": side.name,
@@ -135,7 +137,7 @@ def write_scores(
 
 def _lists(scores_NG: Tensor) -> pa.Array:
     rows, columns = scores_NG.shape
-    offsets = pa.array(range(0, rows * columns + 1, columns), pa.int32())
+    offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * columns)
     return pa.ListArray.from_arrays(offsets, pa.array(scores_NG.flatten().numpy(), from_pandas=True))
 
 

@@ -1,0 +1,203 @@
+"""Speed of scoring a new target, of selecting 5 % of a million rows, and of a start with nothing to do.
+
+    python benchmarks/scoring.py [--rows 100000] [--dim 8192] [--checkpoints 4] [--subtasks 57] [--folder /tmp]
+
+Writes a synthetic store (6.6 GB by default) below `--folder` and deletes it afterwards. Prints a table of goals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+import yaml
+from timing import SHARED, Goal, print_header, show
+
+from gradsift.scoring import combined
+from gradsift.selecting import SelectConfig, ranking, select_top
+from gradsift.sources import SourceConfig, selected_lines
+from gradsift.stages.score import TargetSide, pool_influences
+from gradsift.store import FeatureStore, StoreWriter
+
+SHARD_ROWS = 1024
+READ_BYTES = 1 << 20
+
+
+def main() -> None:
+    """Print the table."""
+    logging.disable(logging.WARNING)
+    options = _options()
+    print_header()
+    for name in options.only:
+        PARTS[name](options)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--dim", type=int, default=8192)
+    parser.add_argument("--checkpoints", type=int, default=4)
+    parser.add_argument("--subtasks", type=int, default=57)
+    parser.add_argument("--selected-from", type=int, default=1_000_000, help="rows of the pool that is selected from")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    return parser.parse_args()
+
+
+# Scores of a new target
+
+
+def score(options: argparse.Namespace) -> None:
+    """Bytes of the store that are scored in a second, against those that are read in a second and nothing else."""
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        stores = [synthetic_store(Path(folder) / str(index), index, options) for index in range(options.checkpoints)]
+        side = _side(options)
+        paths = [path for store in stores for path in sorted(store.folder.glob("shard-*"))]
+        size = sum(path.stat().st_size for path in paths)
+        for state, prepare in (("from the disk", _forget), ("from the page cache", lambda _: None)):
+            prepare(paths)
+            reading = size / _wall(lambda: _read(paths))
+            prepare(paths)
+            scoring = size / _wall(lambda: _scores(stores, side))
+            note = f"{size / 1e9:.1f} GB, {scoring / 1e9:.2f} of {reading / 1e9:.2f} GB/s, {size / scoring:.1f} s"
+            show(
+                Goal(
+                    f"scoring / reading, {state}, {options.subtasks} subtasks",
+                    scoring / reading,
+                    at_least=0.7,
+                    note=note,
+                )
+            )
+        _show_linear(stores, side, options)
+
+
+def synthetic_store(folder: Path, seed: int, options: argparse.Namespace) -> FeatureStore:
+    """A finished float16 store of random rows: one random shard, written again and again with a row changed."""
+    keys = [("pool", f"row-{row}") for row in range(options.rows)]
+    meaning = {"dtype": "float16", "projection": {"dim": options.dim}}
+    writer = StoreWriter(folder, meaning, keys, SHARD_ROWS)
+    writer.open()
+    features_RK = torch.randn(SHARD_ROWS, options.dim, generator=torch.Generator().manual_seed(seed))
+    for shard in range(writer.num_shards):
+        start, stop = writer.bounds(shard)
+        features_RK[0] += 0.1
+        writer.write(shard, features_RK[: stop - start])
+    return writer.finish()
+
+
+def _side(options: argparse.Namespace) -> TargetSide:
+    generator = torch.Generator().manual_seed(0)
+    directions = [torch.randn(options.subtasks, options.dim, generator=generator) for _ in range(options.checkpoints)]
+    return TargetSide("target", [f"subtask-{index}" for index in range(options.subtasks)], directions, 0, "")
+
+
+def _scores(stores: list[FeatureStore], side: TargetSide) -> torch.Tensor:
+    [scores_NG] = pool_influences(stores, [1 / len(stores)] * len(stores), [side])
+    return combined(scores_NG, "max")[0]
+
+
+def _read(paths: list[Path]) -> None:
+    buffer = bytearray(READ_BYTES)
+    for path in paths:
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+
+def _forget(paths: list[Path]) -> None:
+    """Have the kernel drop the files' pages, so that they come from the disk."""
+    for path in paths:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _show_linear(stores: list[FeatureStore], side: TargetSide, options: argparse.Namespace) -> None:
+    """Seconds a row with all rows, over seconds a row with a quarter of them: one store against all four."""
+    few = TargetSide(side.name, side.subtasks, side.directions[:1], 0, "")
+    one, all_ = _wall(lambda: _scores(stores[:1], few)), _wall(lambda: _scores(stores, side))
+    note = f"{options.rows:,} rows of one checkpoint {one:.2f} s, of {len(stores)} {all_:.2f} s"
+    show(Goal("scoring, time a row, most rows / fewest", all_ / len(stores) / one, 1.10, note=note))
+
+
+def _wall(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+# Selecting
+
+
+def select(options: argparse.Namespace) -> None:
+    """Ranking a pool and writing its best 5 % as the user wrote them."""
+    num_rows = options.selected_from
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        pool = Path(folder) / "pool.jsonl"
+        _write_pool(pool, num_rows)
+        scores = np.random.default_rng(0).random(num_rows)
+        ids, sources = pa.array([f"row-{row}" for row in range(num_rows)]), pa.array(["pool"]).take([0] * num_rows)
+
+        def chosen() -> None:
+            ranked = ranking(scores, ids.to_pylist(), sources.to_pylist())
+            rows = select_top(ranked, np.ones(num_rows, np.int64), num_rows, SelectConfig(fraction=0.05))
+            lines = selected_lines(SourceConfig(name="pool", path=str(pool)), 0, rows.tolist())
+            (Path(folder) / "chosen.jsonl").write_bytes(b"\n".join(lines[row] for row in rows.tolist()))
+
+        note = f"{num_rows:,} rows, a JSONL file of {pool.stat().st_size / 1e6:.0f} MB; its lines are not parsed"
+        show(Goal("selecting 5 % and writing it, seconds", _wall(chosen), 10, note=note))
+
+
+def _write_pool(path: Path, num_rows: int) -> None:
+    answer = {"role": "assistant", "content": "An answer of some length. " * 12}
+    with path.open("w", encoding="utf-8") as file:
+        for row in range(num_rows):
+            messages = [{"role": "user", "content": f"Question {row}?"}, answer]
+            file.write(json.dumps({"id": f"row-{row}", "messages": messages}) + "\n")
+
+
+# A start with nothing to do
+
+
+def start(options: argparse.Namespace) -> None:
+    """`gradsift features` in a process of its own, on a run folder whose stores are finished."""
+    if not SHARED.is_dir():
+        return
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        config = Path(folder) / "config.yaml"
+        config.write_text(yaml.safe_dump(_finished(Path(folder))))
+        command = [sys.executable, "-m", "gradsift.cli", "features", str(config)]
+        subprocess.run(command, check=True, capture_output=True)
+        took = min(_wall(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(3))
+        show(Goal("gradsift features on a finished store, seconds", took, 3, note="2,000 rows, one checkpoint"))
+
+
+def _finished(folder: Path) -> dict[str, object]:
+    lines = (SHARED / "data" / "pool.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / "target.jsonl").write_text("".join(lines[:20]), encoding="utf-8")
+    return {
+        "run_dir": str(folder / "run"),
+        "model": {"name_or_path": str(SHARED / "models" / "stories-260k"), "dtype": "float32"},
+        "pool": [{"name": "pool", "path": str(SHARED / "data" / "pool.jsonl"), "limit": 2000}],
+        "targets": [{"name": "rows", "path": str(folder / "target.jsonl")}],
+        "encoding": {"template": "tulu", "max_length": 64},
+        "warmup": {"checkpoints": [str(SHARED / "golden" / "checkpoint-16")]},
+    }
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], None]] = {"score": score, "select": select, "start": start}
+
+
+if __name__ == "__main__":
+    main()
