@@ -100,8 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     for name in STAGES:
         stage = _config_command(commands, name, STAGE_HELP[name])
         stage.set_defaults(command=_stage, stage=name)
-    demo = commands.add_parser("demo", help="the method on a tiny model and pool made on the spot, without network")
+    demo = commands.add_parser("demo", help="the method against its rivals, on a small model and pool, without network")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything it makes")
+    demo.add_argument(
+        "--targets", default="", help="all (three of them), or skills with commas between; one without it"
+    )
     demo.add_argument("--debug", action="store_true", help="show the traceback of an error")
     demo.set_defaults(command=_demo)
     store = commands.add_parser("store", help="look into a feature store")
@@ -148,9 +151,9 @@ def _stage(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from gradsift.demo import demo
+    from gradsift.demo.run import demo, named_targets
 
-    print(demo(options.out))
+    print(demo(options.out, named_targets(options.targets)))
     return 0
 
 

@@ -83,6 +83,11 @@ class TrainStage:
         if _is_finished(folder, settings):
             logger.info("train %s: %s was trained before", target, method)
             return
+        twin = self._twin(settings)
+        if twin is not None and not folder.exists():
+            logger.info("train %s: the same as %s, which is copied", target, twin)
+            _copy_whole(twin, folder)
+            return
         encoder = Encoder(load_tokenizer(self.model), self.encoding)
         rows, set_aside = self._rows(encoder, target, method)
         write_json(folder / SETTINGS_FILE, settings)
@@ -103,6 +108,11 @@ class TrainStage:
         for path in folder.glob("checkpoint-*"):
             shutil.rmtree(path)
         (folder / SETTINGS_FILE).unlink()
+
+    def _twin(self, settings: Mapping[str, Any]) -> Path | None:
+        """The folder of a model that was trained alike: the full pool and a random part are the same for every target."""
+        manifests = sorted((self.run.path / "model").glob(f"*/[!.]*/{MANIFEST}"))
+        return next((path.parent for path in manifests if _is_described_by(read_json(path), settings)), None)
 
     def _settings(self, target: str, method: str) -> dict[str, Any]:
         """What decides the trained model."""
@@ -186,6 +196,17 @@ def _is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
             what = "another selection" if key == "data" and isinstance(now, str) else f"other settings: {difference}"
             raise RunFolderError(f"{folder} was trained with {what}; delete it to train again, or set it back")
     return described.name == MANIFEST
+
+
+def _is_described_by(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    return all(facts.get(key) == value for key, value in settings.items())
+
+
+def _copy_whole(folder: Path, destination: Path) -> None:
+    unfinished = destination.with_name(f".{destination.name}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(folder, unfinished)
+    unfinished.rename(destination)
 
 
 def trained_settings(run: RunFolder, target: str, method: str) -> dict[str, Any]:
