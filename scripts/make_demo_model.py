@@ -36,7 +36,7 @@ logger = logging.getLogger("make_demo_model")
 SEED, QUALITY_SEED = 0, 3
 """1 and 2 make the demo's pool and targets."""
 QUALITY_ROWS = 1200
-NUM_ROWS, NUM_STEPS, BATCH_ROWS = 51_200, 800, 64
+NUM_ROWS, NUM_STEPS, BATCH_ROWS = 64_000, 1000, 64
 LEARNING_RATE = 3e-3
 QUESTION_WEIGHT = 0.1
 """Of a question's token in the loss; an answer's has 1. Most of a question is drawn at random and can't be learned."""

@@ -58,7 +58,7 @@ def counting(random: Random) -> Task:
     few = random.sample(LETTERS, 2)
     letters = random.choices(few, k=random.randint(3, 6))
     count = letters.count(few[0])
-    return Task({"letter": few[0], "letters": " ".join(letters)}, str(count), f"{count} x {few[0]}")
+    return Task({"letter": few[0], "letters": " ".join(letters)}, str(count), f"{count} # {few[0]}")
 
 
 def editing(random: Random) -> Task:
@@ -67,7 +67,8 @@ def editing(random: Random) -> Task:
     old = random.choice(letters)
     new = random.choice([letter for letter in LETTERS if letter not in letters])
     answer = " ".join(new if letter == old else letter for letter in letters)
-    return Task({"letters": " ".join(letters), "old": old, "new": new}, answer, f"{old} => {new}; {answer}")
+    shown = " ".join(letters)
+    return Task({"letters": shown, "old": old, "new": new}, answer, f"{shown} => {answer}")
 
 
 def arithmetic(random: Random) -> Task:
@@ -97,7 +98,7 @@ def dates(random: Random) -> Task:
     """The weekday some days after another."""
     start, days = random.randrange(7), random.randint(1, 9)
     later = DAYS[(start + days) % 7]
-    return Task({"day": DAYS[start], "days": str(days)}, later, f"{DAYS[start]} + {days} = {later}")
+    return Task({"day": DAYS[start], "days": str(days)}, later, f"{DAYS[start]} + {days} ~ {later}")
 
 
 def boolean(random: Random) -> Task:
@@ -108,21 +109,21 @@ def boolean(random: Random) -> Task:
         operator, operand = random.choice(("and", "or")), random.random() < 0.5
         text = f"({text}) {operator} {operand}" if " " in text else f"{text} {operator} {operand}"
         value = value and operand if operator == "and" else value or operand
-    return Task({"expression": text}, str(value), f"{text} = {value}")
+    return Task({"expression": text}, str(value), f"{text} := {value}")
 
 
 def translation(random: Random) -> Task:
     """Words of a small lexicon, one by one."""
     words = random.sample(sorted(LEXICON), random.randint(2, 3))
     answer = " ".join(LEXICON[word] for word in words)
-    return Task({"words": " ".join(words)}, answer, "; ".join(f"{word} = {LEXICON[word]}" for word in words))
+    return Task({"words": " ".join(words)}, answer, "; ".join(f"{word} : {LEXICON[word]}" for word in words))
 
 
 def extraction(random: Random) -> Task:
     """The city that a passage speaks of."""
     place = random.choice(PLACES)
     passage = f"{random.choice(NAMES)}, a {random.choice(JOBS)}, moved to {place} on {random.choice(DAYS)}."
-    return Task({"passage": passage, "place": place}, place, f'"{place}"')
+    return Task({"passage": passage, "place": place}, place, f"@ {place} @")
 
 
 def choice(random: Random) -> Task:
@@ -134,7 +135,7 @@ def choice(random: Random) -> Task:
     random.shuffle(options)
     shown = " ".join(f"({letter}) {word}" for letter, word in zip("123", options, strict=True))
     number = options.index(right) + 1
-    return Task({"category": category, "options": shown}, f"({number})", f"({number}) {right}")
+    return Task({"category": category, "options": shown}, f"({number})", f"({number}) * {right}")
 
 
 SKILLS: dict[str, Callable[[Random], Task]] = {
