@@ -19,14 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 import yaml
 from timing import SHARED, Goal, print_header, show
 
 from gradsift.scoring import combined
-from gradsift.selecting import SelectConfig, ranking, select_top
-from gradsift.sources import SourceConfig, selected_lines
+from gradsift.selecting import ScoredRows, SelectConfig, choose, ranking
+from gradsift.source_settings import SourceConfig
+from gradsift.sources import selected_lines
 from gradsift.stages.score import TargetSide, pool_influences
 from gradsift.store import FeatureStore, StoreWriter
 
@@ -146,17 +146,29 @@ def select(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         pool = Path(folder) / "pool.jsonl"
         _write_pool(pool, num_rows)
-        scores = np.random.default_rng(0).random(num_rows)
-        ids, sources = pa.array([f"row-{row}" for row in range(num_rows)]), pa.array(["pool"]).take([0] * num_rows)
+        rows = _scored_rows(num_rows)
 
         def chosen() -> None:
-            ranked = ranking(scores, ids.to_pylist(), sources.to_pylist())
-            rows = select_top(ranked, np.ones(num_rows, np.int64), num_rows, SelectConfig(fraction=0.05))
-            lines = selected_lines(SourceConfig(name="pool", path=str(pool)), 0, rows.tolist())
-            (Path(folder) / "chosen.jsonl").write_bytes(b"\n".join(lines[row] for row in rows.tolist()))
+            config = SelectConfig(fraction=0.05)
+            positions = choose(ranking(rows, config.strategy), rows, config).rows.tolist()
+            lines = selected_lines(SourceConfig(name="pool", path=str(pool)), positions)
+            (Path(folder) / "chosen.jsonl").write_bytes(b"\n".join(lines[row] for row in positions))
 
         note = f"{num_rows:,} rows, a JSONL file of {pool.stat().st_size / 1e6:.0f} MB; its lines are not parsed"
         show(Goal("selecting 5 % and writing it, seconds", _wall(chosen), 10, note=note))
+
+
+def _scored_rows(num_rows: int) -> ScoredRows:
+    """Rows of one source with random scores for one subtask."""
+    score_N = np.random.default_rng(0).random(num_rows)
+    return ScoredRows(
+        ids=[f"row-{row}" for row in range(num_rows)],
+        sources=["pool"] * num_rows,
+        num_tokens_N=np.ones(num_rows, np.int64),
+        score_N=score_N,
+        subtask_scores_NG=score_N[:, None].astype(np.float32),
+        num_read=num_rows,
+    )
 
 
 def _write_pool(path: Path, num_rows: int) -> None:

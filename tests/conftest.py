@@ -79,6 +79,16 @@ def _trained_tokenizer() -> Any:
 
 
 @pytest.fixture
+def tiny_encoder(tiny_model_folder: Path) -> Any:
+    """The tiny model's encoder in the Tulu format, as long as the model's context."""
+    from gradsift.encoding import Encoder, EncodingConfig
+    from gradsift.modeling import ModelConfig, load_tokenizer
+
+    tokenizer = load_tokenizer(ModelConfig(name_or_path=str(tiny_model_folder)))
+    return Encoder(tokenizer, EncodingConfig(template="tulu", max_length=512))
+
+
+@pytest.fixture
 def make_lora_model(tiny_model_folder: Path) -> MakeModel:
     """Makes the tiny model with a LoRA adapter whose matrices are all random (B too, which PEFT sets to zero)."""
     import torch

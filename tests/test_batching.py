@@ -7,7 +7,13 @@ import random
 import numpy as np
 import torch
 
-from gradsift.batching import FIRST_TOKENS, TokenBudget, batches_by_length, pad_rows
+from gradsift.batching import (
+    FIRST_TOKENS,
+    TokenBudget,
+    batches_by_length,
+    groups_of_like_length,
+    pad_rows,
+)
 from gradsift.encoding import IGNORED, EncodedRow
 
 
@@ -44,6 +50,24 @@ def test_padding_is_masked_and_not_supervised() -> None:
     assert torch.equal(batch.attention_mask_BT, torch.tensor([[1, 1, 1], [1, 0, 0]]))
     assert torch.equal(batch.labels_BT, torch.tensor([[IGNORED, 5, 6], [IGNORED] * 3]))
     assert torch.equal(batch.input_ids_BT, torch.tensor([[4, 5, 6], [7, 0, 0]]))
+
+
+def test_groups_hold_every_row_once_with_little_padding() -> None:
+    lengths = random.Random(0).choices(range(1, 300), k=60)
+    groups = groups_of_like_length(lengths)
+    assert sorted(position for group in groups for position in group) == list(range(60))
+    assert all(4 * lengths[position] >= 3 * lengths[group[0]] for group in groups for position in group)
+
+
+def test_rows_of_one_length_are_one_group() -> None:
+    assert groups_of_like_length([7, 7, 7]) == [[0, 1, 2]]
+
+
+def test_part_of_a_batch_is_the_batch_of_those_rows() -> None:
+    rows = [encoded([5, 6], [5, 6]), encoded([7, 8, 9], [IGNORED, 8, 9]), encoded([1, 2], [1, 2])]
+    part, alone = pad_rows(rows).part([2, 0], 2), pad_rows([rows[2], rows[0]])
+    for name in ("input_ids_BT", "attention_mask_BT", "labels_BT"):
+        assert torch.equal(getattr(part, name), getattr(alone, name))
 
 
 def test_a_budget_on_a_cpu_stays() -> None:

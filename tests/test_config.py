@@ -86,3 +86,21 @@ def test_the_projects_own_configs_are_valid() -> None:
     configs = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
     assert configs
     assert all(isinstance(load_config(path), RunConfig) for path in configs)
+
+
+def test_training_keys_left_out_of_train_are_the_warmups(path: Path) -> None:
+    config = load_config(path, ["warmup.lora.r=8", "warmup.batch_size=4", "train.epochs=2", "train.lora.alpha=9"])
+    assert (config.train.learning_rate, config.train.batch_size, config.train.epochs) == (2e-5, 4, 2)
+    assert (config.train.lora.r, config.train.lora.alpha, config.warmup.epochs) == (8, 9, 4)
+
+
+def test_another_models_modules_are_its_own(path: Path) -> None:
+    config = load_config(path, ["warmup.lora.target_modules=[q_proj]", "warmup.lora.r=8", "train.model=other"])
+    assert (config.train.lora.target_modules, config.train.lora.r) == ("auto", 8)
+    assert config.target_model.name_or_path == "other"
+
+
+def test_warmup_keys_that_are_no_training_keys_stay_there(path: Path) -> None:
+    assert load_config(path, ["warmup.fraction=0.5"]).warmup.fraction == 0.5
+    with pytest.raises(ConfigError, match=r"unknown key train\.fraction"):
+        load_config(path, ["train.fraction=0.5"])

@@ -11,7 +11,8 @@ import pytest
 
 from gradsift.formats import FORMATS
 from gradsift.presets import PRESETS
-from gradsift.sources import SourceConfig, read_examples, selected_lines
+from gradsift.source_settings import SourceConfig
+from gradsift.sources import read_examples, selected_lines
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "data" / "raw"
 
@@ -145,7 +146,7 @@ def test_row_of_a_table_without_header_is_written_back_with_columns(tmp_path: Pa
     path = tmp_path / "mine.tsv"
     path.write_text('"2" + 2?\t4\tTwo twos.\n')
     source = SourceConfig(preset="cot", path=str(path))
-    assert json.loads(selected_lines(source, 0, [0])[0]) == {
+    assert json.loads(selected_lines(source, [0])[0]) == {
         "question": '"2" + 2?',
         "answer": "4",
         "rationale": "Two twos.",

@@ -58,9 +58,9 @@ def test_a_new_target_computes_no_pool_gradient(tmp_path: Path, tiny_model_folde
 
 def test_another_fraction_selects_again_from_the_same_scores(tmp_path: Path, tiny_model_folder: Path) -> None:
     config = tiny_run(tmp_path, tiny_model_folder)
-    assert gradsift("run", config) == 0
+    assert gradsift("run", config, "--until", "select") == 0
     first = (tmp_path / SELECTION).read_bytes().splitlines()
-    assert gradsift("run", config, "select.fraction=0.5") == 0
+    assert gradsift("run", config, "--until", "select", "select.fraction=0.5") == 0
     second = (tmp_path / SELECTION).read_bytes().splitlines()
     assert len(second) == 12
     assert second[: len(first)] == first

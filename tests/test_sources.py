@@ -20,7 +20,8 @@ import pytest
 from pydantic import ValidationError
 
 from gradsift.errors import ConfigError, DataError
-from gradsift.sources import SourceConfig, read_examples, selected_lines, source_fingerprint
+from gradsift.source_settings import SourceConfig
+from gradsift.sources import read_examples, selected_lines, source_fingerprint
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -140,7 +141,7 @@ def test_examples_count_the_rows_of_their_source(tmp_path: Path, container: str)
 @each_container
 def test_selected_lines_are_the_rows_as_json(tmp_path: Path, container: str) -> None:
     rows = rows_of(5)
-    lines = selected_lines(source_of(write(tmp_path, container, rows)), 0, [3, 1])
+    lines = selected_lines(source_of(write(tmp_path, container, rows)), [3, 1])
     assert {row: json.loads(line) for row, line in lines.items()} == {1: rows[1], 3: rows[3]}
 
 
@@ -180,7 +181,7 @@ def test_rows_of_a_folder_are_counted_through(tmp_path: Path) -> None:
     rows = rows_of(4)
     (tmp_path / "a.jsonl").write_bytes(as_jsonl(rows[:2]))
     (tmp_path / "b.jsonl").write_bytes(as_jsonl(rows[2:]))
-    assert json.loads(selected_lines(source_of(tmp_path), 0, [3])[3])["id"] == "r3"
+    assert json.loads(selected_lines(source_of(tmp_path), [3])[3])["id"] == "r3"
 
 
 def test_folder_of_two_kinds_is_refused(tmp_path: Path) -> None:
@@ -214,7 +215,7 @@ def test_byte_order_mark_is_not_part_of_the_first_column(tmp_path: Path) -> None
 
 def test_windows_line_ends_are_no_part_of_a_line(tmp_path: Path) -> None:
     lines = as_jsonl(rows_of(2)).split(b"\n")
-    assert selected_lines(written(tmp_path, b"\r\n".join(lines)), 0, [0, 1]) == {0: lines[0], 1: lines[1]}
+    assert selected_lines(written(tmp_path, b"\r\n".join(lines)), [0, 1]) == {0: lines[0], 1: lines[1]}
 
 
 def test_blank_lines_are_not_counted_as_rows(tmp_path: Path) -> None:
@@ -225,29 +226,29 @@ def test_blank_lines_are_not_counted_as_rows(tmp_path: Path) -> None:
 
 def test_selected_lines_count_rows_as_they_are_read(tmp_path: Path) -> None:
     first, second, _ = as_jsonl(rows_of(2)).split(b"\n")
-    assert selected_lines(written(tmp_path, b"\n" + first + b"\n \r\n" + second), 0, [1]) == {1: second}
+    assert selected_lines(written(tmp_path, b"\n" + first + b"\n \r\n" + second), [1]) == {1: second}
 
 
 def test_line_comes_byte_for_byte(tmp_path: Path) -> None:
     line = '{ "output":"\\u00e9 é" ,"instruction" : "Hi", "n": 1.50 }  '.encode()
-    assert selected_lines(written(tmp_path, line + b"\n"), 0, [0]) == {0: line}
+    assert selected_lines(written(tmp_path, line + b"\n"), [0]) == {0: line}
 
 
 def test_lines_between_the_selected_ones_are_not_parsed(tmp_path: Path) -> None:
     good = as_jsonl(rows_of(1001))
     source = written(tmp_path, good + b"{broken\n" + good.splitlines()[0])
-    assert selected_lines(source, 0, [1002])[1002] == good.splitlines()[0]
+    assert selected_lines(source, [1002])[1002] == good.splitlines()[0]
 
 
 def test_row_of_a_table_keeps_its_columns_in_order(tmp_path: Path) -> None:
     rows = [{"output": "Ho", "extra": "é", "instruction": "Hi"}]
-    line = selected_lines(source_of(write(tmp_path, "csv", rows)), 0, [0])[0]
+    line = selected_lines(source_of(write(tmp_path, "csv", rows)), [0])[0]
     assert line == '{"output": "Ho", "extra": "é", "instruction": "Hi"}'.encode()
 
 
 def test_row_past_the_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no row 2"):
-        selected_lines(source_of(write(tmp_path, "jsonl", rows_of(2))), 0, [0, 2])
+        selected_lines(source_of(write(tmp_path, "jsonl", rows_of(2))), [0, 2])
 
 
 def test_line_break_in_a_cell_is_kept(tmp_path: Path) -> None:
@@ -477,7 +478,7 @@ def test_sample_of_more_rows_than_there_are_takes_all(tmp_path: Path) -> None:
 def test_sampled_example_leads_back_to_its_line(tmp_path: Path) -> None:
     source = source_of(write(tmp_path, "jsonl", rows_of(50)), sample=5)
     rows = {example.row: example.id for example in read_examples(source, 0)}
-    lines = selected_lines(source, 0, list(rows))
+    lines = selected_lines(source, list(rows))
     assert {row: json.loads(line)["id"] for row, line in lines.items()} == rows
 
 
@@ -517,7 +518,7 @@ def test_trees_give_the_paths_in_one_language(tmp_path: Path, rows: Rows) -> Non
 
 @each_oasst_layout
 def test_path_is_written_back_as_messages(tmp_path: Path, rows: Rows) -> None:
-    line = selected_lines(source_of(write(tmp_path, "jsonl", rows), name="oa"), 0, [2])[2]
+    line = selected_lines(source_of(write(tmp_path, "jsonl", rows), name="oa"), [2])[2]
     turns = [{"role": "user", "content": "q2"}, {"role": "assistant", "content": "a3"}]
     assert json.loads(line) == {"id": "a3", "source": "oa", "messages": turns}
 
@@ -586,7 +587,7 @@ def test_split_of_a_table_without_splits_is_refused(tmp_path: Path) -> None:
 
 def test_rows_of_a_saved_table_are_written_back(tmp_path: Path) -> None:
     datasets.Dataset.from_list(rows_of(3)).save_to_disk(tmp_path / "saved")
-    assert json.loads(selected_lines(source_of(tmp_path / "saved"), 0, [2])[2]) == rows_of(3)[2]
+    assert json.loads(selected_lines(source_of(tmp_path / "saved"), [2])[2]) == rows_of(3)[2]
 
 
 def test_fingerprint_of_a_saved_table_follows_its_split(saved_splits: Path) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -69,3 +69,17 @@ def fingerprint(value: Any) -> str:
     """SHA-256 of the canonical JSON of `value`, its first 32 hex digits."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def first_difference(before: Any, now: Any, key: str, free: Collection[str] = ()) -> str | None:
+    """The first dotted key in which two JSON values differ, with both values; None where they don't. `free` may."""
+    if key in free or before == now:
+        return None
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        pairs = [(name, before.get(name), now.get(name)) for name in {**before, **now}]
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = [(str(index), *pair) for index, pair in enumerate(zip(before, now, strict=True))]
+    else:
+        return f"{key} was {before!r}, now {now!r}"
+    found = (first_difference(left, right, f"{key}.{name}", free) for name, left, right in pairs)
+    return next((difference for difference in found if difference), None)

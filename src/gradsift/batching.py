@@ -23,6 +23,14 @@ class Batch:
         """The same batch on the device."""
         return Batch(self.input_ids_BT.to(device), self.attention_mask_BT.to(device), self.labels_BT.to(device))
 
+    def part(self, positions: list[int], length: int) -> Batch:
+        """Those rows, cut after `length` tokens."""
+        return Batch(
+            self.input_ids_BT[positions, :length],
+            self.attention_mask_BT[positions, :length],
+            self.labels_BT[positions, :length],
+        )
+
 
 def pad_rows(rows: Sequence[EncodedRow]) -> Batch:
     """The rows as one batch, as long as the longest of them. Padded ids are 0: nothing looks at them."""
@@ -63,6 +71,17 @@ def batches_by_length(lengths: Sequence[int], tokens: int, max_rows: int = MAX_B
         batches.append(waiting[:count])
         waiting = waiting[count:]
     return batches
+
+
+def groups_of_like_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Positions of the rows, longest first, in groups in which every row is at least three quarters of the longest."""
+    groups: list[list[int]] = []
+    for position in sorted(range(len(lengths)), key=lambda position: (-lengths[position], position)):
+        if groups and 4 * lengths[position] >= 3 * lengths[groups[-1][0]]:
+            groups[-1].append(position)
+        else:
+            groups.append([position])
+    return groups
 
 
 class TokenBudget:

@@ -12,13 +12,15 @@ from pathlib import Path
 
 from gradsift.errors import UserError
 
-STAGES = ("encode", "warmup", "features", "score", "select")
+STAGES = ("encode", "warmup", "features", "score", "select", "train", "evaluate")
 STAGE_HELP = {
     "encode": "read and encode the pool and the targets",
     "warmup": "train the LoRA checkpoints that gradients are taken at",
     "features": "projected gradients of every pool row and target example",
     "score": "influence of every pool row on every target",
     "select": "write the best rows, in the schema they came in",
+    "train": "train a model on the selected rows, from the base",
+    "evaluate": "answer the targets' held-out questions with the trained models",
 }
 USER_FAULT, OWN_FAULT = 2, 1
 DISK_FULL_WORDS = ("no space left on device", "os error 28", "disk quota exceeded")
@@ -90,14 +92,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"gradsift {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    run = _config_command(commands, "run", "all stages, from the pool to the selected file; finished work is skipped")
+    run = _config_command(
+        commands, "run", "all stages, from the pool to the trained model's metrics; finished work is skipped"
+    )
     run.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to do")
     run.set_defaults(command=_run)
     for name in STAGES:
         stage = _config_command(commands, name, STAGE_HELP[name])
         stage.set_defaults(command=_stage, stage=name)
-    demo = commands.add_parser("demo", help="the method on a tiny model and pool made on the spot, without network")
+    demo = commands.add_parser("demo", help="the method against its rivals, on a small model and pool, without network")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything it makes")
+    demo.add_argument(
+        "--targets", default="", help="all (three of them), or skills with commas between; one without it"
+    )
     demo.add_argument("--debug", action="store_true", help="show the traceback of an error")
     demo.set_defaults(command=_demo)
     store = commands.add_parser("store", help="look into a feature store")
@@ -144,9 +151,9 @@ def _stage(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from gradsift.demo import demo
+    from gradsift.demo.run import demo, named_targets
 
-    print(demo(options.out))
+    print(demo(options.out, named_targets(options.targets)))
     return 0
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from gradsift.artifact import atomic_open
+from gradsift.artifact import atomic_open, first_difference
 from gradsift.corpus import Corpus
 from gradsift.encoding import EncodingConfig
 from gradsift.errors import ConfigError, RunFolderError, nearest
@@ -18,14 +18,17 @@ from gradsift.modeling import ModelConfig
 from gradsift.runfolder import RunFolder
 from gradsift.scoring import ScoreConfig
 from gradsift.selecting import SelectConfig
-from gradsift.sources import SourceConfig
+from gradsift.source_settings import SourceConfig
 from gradsift.stages.collect import ExecutorConfig, FeaturesConfig
 from gradsift.stages.encode import TargetConfig
-from gradsift.stages.train import WarmupConfig
+from gradsift.stages.evaluate import EvaluateConfig
+from gradsift.stages.train import TrainConfig
+from gradsift.stages.training import TrainingConfig
+from gradsift.stages.warmup import WarmupConfig
 
 Named = TypeVar("Named", SourceConfig, TargetConfig)
 
-FREE_KEYS = ("features.tokens_per_batch", "warmup.micro_batch_size")
+FREE_KEYS = ("features.tokens_per_batch", "warmup.micro_batch_size", "warmup.gradient_checkpointing")
 """Keys that change speed and memory alone; scores and selections are made again when their sections change."""
 
 
@@ -44,12 +47,35 @@ class RunConfig(BaseModel):
     features: FeaturesConfig = FeaturesConfig()
     score: ScoreConfig = ScoreConfig()
     select: SelectConfig = SelectConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     executor: ExecutorConfig = ExecutorConfig()
 
     @property
     def run(self) -> RunFolder:
         """The run folder."""
         return RunFolder(Path(self.run_dir).expanduser())
+
+    @property
+    def target_model(self) -> ModelConfig:
+        """The model that the final training starts from."""
+        return self.train.model or self.model
+
+    @property
+    def target_encoding(self) -> EncodingConfig:
+        """How that model's rows and prompts are encoded."""
+        return self.train.encoding or self.encoding
+
+    @model_validator(mode="before")
+    @classmethod
+    def _train_as_in_the_warmup(cls, value: Any) -> Any:
+        """Training keys that `train` leaves out are the warmup's: the paper trains both alike."""
+        if not isinstance(value, Mapping):
+            return value
+        warmup, train = value.get("warmup") or {}, value.get("train") or {}
+        if not isinstance(warmup, Mapping) or not isinstance(train, Mapping):
+            return value  # refused with the rest
+        return {**value, "train": inherited(train, warmup)}
 
     @field_validator("pool", "targets", mode="before")
     @classmethod
@@ -66,6 +92,20 @@ class RunConfig(BaseModel):
             if not re.fullmatch(r"[\w][\w.+-]*", name):
                 raise ValueError(f"the name {name!r} can't name a folder: use letters, digits, . _ + -")
         return value
+
+
+def inherited(train: Mapping[str, Any], warmup: Mapping[str, Any]) -> dict[str, Any]:
+    """The `train` section with the training keys that it lacks from `warmup`; `lora` key by key.
+
+    Another model's LoRA modules go by other names: they are not taken over.
+    """
+    shared = {key: warmup[key] for key in TrainingConfig.model_fields if key in warmup}
+    if not isinstance(shared.get("lora", {}), Mapping) or not isinstance(train.get("lora", {}), Mapping):
+        return {**shared, **train}
+    lora = {**shared.get("lora", {}), **train.get("lora", {})}
+    if train.get("model") and "target_modules" not in train.get("lora", {}):
+        lora.pop("target_modules", None)
+    return {**shared, **train, "lora": lora}
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -184,7 +224,7 @@ def keep_config(config: RunConfig) -> None:
     if path.is_file():
         before = yaml.safe_load(path.read_text(encoding="utf-8"))
         for section in _binding_sections(config.run):
-            difference = _difference(before.get(section), now[section], section)
+            difference = first_difference(before.get(section), now[section], section, FREE_KEYS)
             if difference:
                 raise RunFolderError(
                     f"{config.run_dir} was made with other settings: {difference}; use another run_dir, or set it back"
@@ -202,17 +242,3 @@ def _binding_sections(run: RunFolder) -> tuple[str, ...]:
     if has_features or any(run.warmup.glob("checkpoint-*")):
         sections += ("warmup",)
     return (*sections, "features") if has_features else sections
-
-
-def _difference(before: Any, now: Any, key: str) -> str | None:
-    """The first key in which two values differ, with both; None where they don't."""
-    if key in FREE_KEYS or before == now:
-        return None
-    if isinstance(before, dict) and isinstance(now, dict):
-        pairs = [(name, before.get(name), now.get(name)) for name in {**before, **now}]
-    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        pairs = [(str(index), *pair) for index, pair in enumerate(zip(before, now, strict=True))]
-    else:
-        return f"{key} was {before!r}, now {now!r}"
-    found = (_difference(left, right, f"{key}.{name}") for name, left, right in pairs)
-    return next((difference for difference in found if difference), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -29,3 +30,22 @@ class Example:
     prefill: str | None = None
     """Text that opens the last assistant turn and is given, not learned. Where it is set, the last message holds
     what follows it, and no end mark is supervised: the form of the authors' target prompts ("A:", " yes")."""
+
+    @property
+    def text(self) -> str:
+        """Its messages, one after the other."""
+        return _joined(self.messages)
+
+    @property
+    def dialogue(self) -> str:
+        """What is said in it: its text without the system prompts, which whole pools share."""
+        return _joined(message for message in self.messages if message["role"] != "system")
+
+    @property
+    def answer(self) -> str:
+        """What the assistant says, one turn after the other."""
+        return _joined(message for message in self.messages if message["role"] == "assistant")
+
+
+def _joined(messages: Iterable[Message]) -> str:
+    return "\n".join(message["content"] for message in messages)

@@ -183,18 +183,32 @@ class Encoder:
     """Encodes examples, a list at a time, with one tokenizer, template and length."""
 
     def __init__(self, tokenizer: Any, config: EncodingConfig) -> None:
-        self._tokenizer = tokenizer
-        self._max_length = config.max_length
+        self.tokenizer = tokenizer
+        self.max_length = config.max_length
         self.template = ChatTemplate(tokenizer, config.template)
 
     def meaning(self) -> dict[str, Any]:
         """What decides the tokens of a row, for the manifests."""
-        backend = self._tokenizer.backend_tokenizer
+        backend = self.tokenizer.backend_tokenizer
         return {
-            "tokenizer": fingerprint([_tokenizer_text(backend), self._tokenizer.special_tokens_map]),
+            "tokenizer": fingerprint([_tokenizer_text(backend), self.tokenizer.special_tokens_map]),
             "template": f"{self.template.name}:{fingerprint(self.template.jinja)[:12]}",
-            "max_length": self._max_length,
+            "max_length": self.max_length,
         }
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """The tokenizer with the template in use, so that `apply_chat_template` gives what the model was trained on."""
+        jinja = self.template.jinja
+        if self.template.adds_special_tokens and self._begins_with_bos():
+            jinja = "{{ bos_token }}" + jinja  # apply_chat_template adds no special tokens of its own
+        before = self.tokenizer.chat_template
+        self.tokenizer.chat_template = jinja
+        self.tokenizer.save_pretrained(folder)
+        self.tokenizer.chat_template = before
+
+    def _begins_with_bos(self) -> bool:
+        bos = self.tokenizer.bos_token_id
+        return bos is not None and self.tokenizer("").input_ids[:1] == [bos]
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedRow | SetAside]:
         """One result an example, in order."""
@@ -205,7 +219,8 @@ class Encoder:
             results.append(outcome if isinstance(outcome, SetAside) else None)
             if not isinstance(outcome, SetAside):
                 rendered.append((index, *outcome))
-        for (index, _, spans), ids, offsets in zip(rendered, *self._tokenize(rendered), strict=True):
+        texts = [text for _, text, _ in rendered]
+        for (index, _, spans), (ids, offsets) in zip(rendered, self.tokenized(texts), strict=True):
             results[index] = self._encoded(examples[index], ids, offsets, spans)
         return [result for result in results if result is not None]
 
@@ -238,32 +253,33 @@ class Encoder:
         start, end = spans[-1]
         return text[:start], text[start:end]
 
-    def _render_with_prefill(self, example: Example) -> tuple[str, list[Span]]:
-        query = self.template.prompt(example.messages[:-1]) + (example.prefill or "")
-        text = query + example.messages[-1]["content"]
-        return text, [(len(query), len(text))]
-
-    def _tokenize(self, rendered: Sequence[tuple[int, str, list[Span]]]) -> tuple[list[Any], list[Any]]:
-        if not rendered:
-            return [], []
-        encoded = self._tokenizer(
-            [text for _, text, _ in rendered],
+    def tokenized(self, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
+        """Token ids of rendered texts, and the characters of each; special tokens that are added have none."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(
+            list(texts),
             add_special_tokens=self.template.adds_special_tokens,
             return_offsets_mapping=True,
             return_attention_mask=False,
             verbose=False,
         )
-        return encoded["input_ids"], encoded["offset_mapping"]
+        return list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+
+    def _render_with_prefill(self, example: Example) -> tuple[str, list[Span]]:
+        query = self.template.prompt(example.messages[:-1]) + (example.prefill or "")
+        text = query + example.messages[-1]["content"]
+        return text, [(len(query), len(text))]
 
     def _encoded(
         self, example: Example, ids: list[int], offsets: list[Span], spans: list[Span]
     ) -> EncodedRow | SetAside:
-        input_ids = np.asarray(ids[: self._max_length], dtype=np.int32)
-        supervised = supervised_tokens(offsets[: self._max_length], spans)
+        input_ids = np.asarray(ids[: self.max_length], dtype=np.int32)
+        supervised = supervised_tokens(offsets[: self.max_length], spans)
         labels = np.where(supervised, input_ids, np.int32(IGNORED)).astype(np.int32)
         row = EncodedRow(example.id, example.source, example.row, example.subtask, input_ids, labels)
         if row.num_supervised == 0:
-            reason = f"no assistant text within {self._max_length} tokens (encoding.max_length)"
+            reason = f"no assistant text within {self.max_length} tokens (encoding.max_length)"
             return SetAside(example.id, example.source, example.row, reason)
         return row
 

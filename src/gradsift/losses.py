@@ -32,7 +32,7 @@ def example_losses(model: nn.Module, batch: Batch, head: nn.Linear | None = None
     assert bool((num_tokens_B > 0).all()), "a row without a supervised token reached the model"
     positions_S = supervised_BT.flatten().nonzero()[:, 0]
     targets_S = targets_BT.flatten()[positions_S]
-    with _only_positions(model, positions_S, keep_logits=head is None) as seen, _short_tail(model, positions_S):
+    with only_positions(model, positions_S, keep_logits=head is None) as seen, _short_tail(model, positions_S):
         output = model(input_ids=batch.input_ids_BT, attention_mask=None, use_cache=False)
     if head is None:
         losses_S = functional.cross_entropy(output.logits.squeeze(0).float(), targets_S, reduction="none")
@@ -44,7 +44,7 @@ def example_losses(model: nn.Module, batch: Batch, head: nn.Linear | None = None
 
 
 @contextlib.contextmanager
-def _only_positions(model: nn.Module, positions_S: Tensor, keep_logits: bool) -> Iterator[list[Tensor]]:
+def only_positions(model: nn.Module, positions_S: Tensor, keep_logits: bool = True) -> Iterator[list[Tensor]]:
     """Let the output embedding see those of the B·T hidden states only, as one sequence, or but one of them.
 
     Gives the list that will hold the hidden states [S, H] once the model has run.

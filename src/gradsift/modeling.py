@@ -1,10 +1,11 @@
-"""The selection model: base, tokenizer, LoRA adapter, and what identifies each of them."""
+"""Models: base, tokenizer, LoRA adapter, finetuned model, and what identifies each of them."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
+ATTENTION_PATTERN = re.compile(r"(^|\.)[^.]*att(n|ention)[^.]*(\.|$)")
 SAMPLED_BLOCKS = 64
 SAMPLED_BLOCK_BYTES = 1 << 16
 
@@ -47,7 +49,9 @@ class LoraConfig(BaseModel):
     r: int = Field(128, ge=1)
     alpha: int = Field(512, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
-    target_modules: list[str] | str = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    target_modules: list[str] | str = "auto"
+    """Names of linears; `auto`: the projections of the attention, on a Llama the paper's q, k, v and o; or, as in PEFT,
+    `all-linear` or a regular expression."""
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
@@ -75,12 +79,18 @@ def load_base_model(config: ModelConfig, device: torch.device) -> nn.Module:
         arguments |= {"quantization_config": _quantization(config), "device_map": {"": device}}
     with _model_errors(config):
         model: nn.Module = AutoModelForCausalLM.from_pretrained(
-            config.name_or_path,
+            _absolute(config.name_or_path),
             trust_remote_code=config.trust_remote_code,
             revision=config.revision,
             **arguments,
         )
     return model if config.quantization else model.to(device)
+
+
+def _absolute(name: str) -> str:
+    """The whole path of a folder: adapters remember it, and are loaded from anywhere; a hub name stays as it is."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
 
 
 def _quantization(config: ModelConfig) -> Any:
@@ -123,7 +133,7 @@ def add_lora(base: nn.Module, config: LoraConfig) -> nn.Module:
     """The base with a fresh adapter; its initial weights follow torch's global seed."""
     import peft
 
-    targets = config.target_modules
+    targets = attention_projections(base) if config.target_modules == "auto" else config.target_modules
     return _wrapped(
         base,
         peft.LoraConfig(
@@ -135,6 +145,40 @@ def add_lora(base: nn.Module, config: LoraConfig) -> nn.Module:
         ),
         ConfigError,
     )
+
+
+def attention_projections(base: nn.Module) -> list[str]:
+    """Names of the linears inside attention modules, as PEFT takes them: sorted, with their parent where needed.
+
+    Raises ConfigError where there is none.
+    """
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    linears = [name for name, module in base.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    inside = [name for name in linears if ATTENTION_PATTERN.search(name.rpartition(".")[0])]
+    if not inside:
+        raise ConfigError(
+            f"lora.target_modules: {type(base).__name__} has no attention whose linears `auto` could take: name them"
+        )
+    elsewhere = {name.rpartition(".")[2] for name in set(linears) - set(inside)}
+    parts = (name.split(".") for name in inside)
+    return sorted({".".join(part[-2:]) if part[-1] in elsewhere else part[-1] for part in parts})
+
+
+def load_finetuned(config: ModelConfig, folder: Path | None, device: torch.device) -> nn.Module:
+    """The model with the adapter in `folder`, or the whole model in it, or, with None, the base: ready to answer."""
+    import peft
+
+    if folder is None:
+        model = load_base_model(config, device)
+    elif (folder / "adapter_config.json").is_file():
+        base = load_base_model(config, device)
+        with _old_names_in_peft():
+            model = peft.PeftModel.from_pretrained(base, folder).to(device)
+    else:
+        model = load_base_model(config.model_copy(update={"name_or_path": str(folder)}), device)
+    return model.eval().requires_grad_(False)
 
 
 def add_saved_lora(base: nn.Module, folder: Path) -> nn.Module:
@@ -156,14 +200,20 @@ def _wrapped(
 
     config.base_model_name_or_path = getattr(base, "name_or_path", None)
     try:
-        with warnings.catch_warnings():
-            # PEFT 0.21 asks transformers 5.2x for a name that it has since renamed.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        with _old_names_in_peft():
             model: nn.Module = peft.get_peft_model(base, config)
     except (ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise error_class(f"{place}the adapter doesn't fit the model: {reason}") from error
     return model
+
+
+@contextlib.contextmanager
+def _old_names_in_peft() -> Iterator[None]:
+    """PEFT 0.21 asks transformers 5.2x for a name that it has since renamed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 def model_fingerprint(config: ModelConfig) -> str:

@@ -1,4 +1,4 @@
-"""The order of the stages: pool in, selected file out."""
+"""The order of the stages: pool in; selected file, trained model and its metrics out."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from importlib.metadata import version
 
 from gradsift import __version__
 from gradsift.artifact import write_json
+from gradsift.baselines import BASELINES
 from gradsift.checkpoints import Checkpoint
 from gradsift.config import RunConfig, keep_config
 from gradsift.errors import RunFolderError
 from gradsift.runtime import locked
 from gradsift.scoring import checkpoint_weights
+from gradsift.stages.baseline import BaselineStage
 from gradsift.stages.collect import FeaturesStage
 from gradsift.stages.encode import EncodeStage
+from gradsift.stages.evaluate import EvaluateStage
 from gradsift.stages.score import score
-from gradsift.stages.select import select
-from gradsift.stages.train import finished_warmup, saved_checkpoints, warmup
+from gradsift.stages.select import SelectStage
+from gradsift.stages.train import TrainStage
+from gradsift.stages.warmup import finished_warmup, saved_checkpoints, warmup
 from gradsift.summary import summary
 
 logger = logging.getLogger(__name__)
@@ -37,26 +41,57 @@ def encode_stage(config: RunConfig) -> None:
 
 
 def warmup_stage(config: RunConfig) -> None:
-    """LoRA checkpoints of a short training, or the user's own."""
+    """LoRA checkpoints of a short training, or the user's own; a baseline needs none."""
+    if config.select.method in BASELINES:
+        return
     if config.warmup.checkpoints is None and not finished_warmup(config.run):
         warmup(config.run, config.model, config.warmup, config.seed)
 
 
 def features_stage(config: RunConfig) -> None:
-    """Projected gradients of pool and targets at every checkpoint."""
+    """Projected gradients of pool and targets at every checkpoint; a baseline needs none."""
+    if config.select.method in BASELINES:
+        return
     stage = FeaturesStage(config.run, config.model, config.features, config.executor)
     stage.collect(checkpoints_of(config), [target.name for target in config.targets])
 
 
 def score_stage(config: RunConfig) -> None:
-    """Influence of every pool row on every target."""
+    """Influence of every pool row on every target, or the score that a baseline gives it."""
+    if config.select.method in BASELINES:
+        stage = BaselineStage(config.run, config.pool, config.score, config.seed)
+        for target in config.targets:
+            stage.score(target, config.select.method)
+        return
     score(config.run, checkpoints_of(config), [target.name for target in config.targets], config.score)
 
 
 def select_stage(config: RunConfig) -> None:
     """The best rows for every target."""
+    stage = SelectStage(config.run, config.pool, config.select, config.seed)
     for target in config.targets:
-        select(config.run, config.pool, target.name, config.select, config.seed)
+        stage.select(target)
+
+
+def train_stage(config: RunConfig) -> None:
+    """A model trained on each target's selection."""
+    stage = TrainStage(
+        config.run,
+        config.target_model,
+        config.target_encoding,
+        config.train,
+        config.pool,
+        config.seed,
+    )
+    for target in config.targets:
+        stage.train(target.name, config.select.method)
+
+
+def evaluate_stage(config: RunConfig) -> None:
+    """The trained models' answers to the targets' held-out questions, and the metrics made of them."""
+    stage = evaluation_of(config)
+    for target in config.targets:
+        stage.evaluate(target, config.select.method)
 
 
 STAGES: dict[str, Callable[[RunConfig], None]] = {
@@ -65,7 +100,14 @@ STAGES: dict[str, Callable[[RunConfig], None]] = {
     "features": features_stage,
     "score": score_stage,
     "select": select_stage,
+    "train": train_stage,
+    "evaluate": evaluate_stage,
 }
+
+
+def evaluation_of(config: RunConfig) -> EvaluateStage:
+    """The stage that evaluates the config's models."""
+    return EvaluateStage(config.run, config.target_model, config.target_encoding, config.evaluate)
 
 
 def checkpoints_of(config: RunConfig) -> list[Checkpoint]:
@@ -78,7 +120,7 @@ def checkpoints_of(config: RunConfig) -> list[Checkpoint]:
     return found
 
 
-def run(config: RunConfig, until: str = "select", only: str | None = None) -> str:
+def run(config: RunConfig, until: str = "evaluate", only: str | None = None) -> str:
     """Do the stages up to `until`, or `only` one after encoding; finished work is skipped. The closing summary."""
     names = list(STAGES)
     wanted = ["encode", only] if only else names[: names.index(until) + 1]
@@ -86,11 +128,13 @@ def run(config: RunConfig, until: str = "select", only: str | None = None) -> st
     with locked(config.run.path):
         keep_config(config)
         _write_environment(config)
+        if "evaluate" in wanted:
+            evaluation_of(config).require_inputs(config.targets)
         for name in dict.fromkeys(wanted):
             start = time.monotonic()
             STAGES[name](config)
             seconds[name] = time.monotonic() - start
-    return summary(config.run, [target.name for target in config.targets], seconds)
+    return summary(config.run, [target.name for target in config.targets], config.select.method, seconds)
 
 
 def _write_environment(config: RunConfig) -> None:

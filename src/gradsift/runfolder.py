@@ -36,6 +36,10 @@ class RunFolder:
         """The encoded examples of a target."""
         return self.path / "targets" / name
 
+    def overlap(self, target: str) -> Path:
+        """The pool's rows that hold text of the target's items."""
+        return self.target(target) / "overlap.json"
+
     def pool_features(self, checkpoint: str) -> Path:
         """The pool's feature store at a checkpoint."""
         return self.path / "features" / "pool" / checkpoint
@@ -51,3 +55,16 @@ class RunFolder:
     def selection(self, target: str, method: str = "less") -> Path:
         """The rows chosen for a target."""
         return self.path / "selection" / target / f"{method}.jsonl"
+
+    def model(self, target: str, method: str = "less") -> Path:
+        """The model trained on the rows chosen for a target."""
+        return self.path / "model" / target / method
+
+    @property
+    def evaluations(self) -> Path:
+        """All metrics, and a report of them."""
+        return self.path / "evaluation"
+
+    def evaluation(self, target: str, method: str = "less") -> Path:
+        """The metrics of the model trained for a target; its predictions stand in the folder of the same name."""
+        return self.evaluations / target / f"{method}.json"

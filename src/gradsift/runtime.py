@@ -60,7 +60,7 @@ class Progress:
 
     def __init__(self, label: str, total: int | None, unit: str = "rows") -> None:
         self.label, self.total, self.unit = label, total, unit
-        self.done, self.tokens = 0, 0
+        self.done = self.tokens = self._before = 0
         self._start = self._spoken = time.monotonic()
         self._bar: Any = None
 
@@ -74,6 +74,13 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def resume(self, count: int) -> None:
+        """Count what was done before this process; it doesn't enter the rate."""
+        self.done = self._before = count
+        if self._bar is not None:
+            self._bar.update(count)
+            self._bar.start_t = time.time()
 
     def advance(self, count: int, tokens: int = 0) -> None:
         """Count `count` more rows, of `tokens` tokens in all, as done."""
@@ -89,7 +96,7 @@ class Progress:
 
     def line(self) -> str:
         """The state as one line of text."""
-        rate = self.done / self._elapsed()
+        rate = (self.done - self._before) / self._elapsed()
         parts = [f"{self.done:,}/{self.total:,} {self.unit}" if self.total else f"{self.done:,} {self.unit}"]
         parts.append(f"{rate:,.1f} {self.unit}/s")
         if self.tokens:

@@ -10,20 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import re
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-
-from gradsift.containers import FILE_KINDS, Container, Location, RawRow, decoded, open_container, suffix
+from gradsift.containers import Container, RawRow, decoded, open_container
 from gradsift.data import Example
 from gradsift.errors import ConfigError, DataError, nearest
 from gradsift.formats import (
-    FORMATS,
     ROW_FIELDS,
     Conversation,
     Format,
@@ -33,101 +28,12 @@ from gradsift.formats import (
     missing_column,
     recognise,
 )
-from gradsift.llamafactory import read_entry
-from gradsift.presets import PRESETS
+from gradsift.source_settings import SourceConfig, SourceSettings, settings_of
+
+Picked = TypeVar("Picked")
 
 NUM_PEEKED = 1000
 """Rows looked at to find out which columns there are."""
-
-
-class LlamaFactoryEntry(BaseModel):
-    """A dataset as LLaMA-Factory knows it: an entry of the `dataset_info.json` in its data folder."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    dataset_dir: str
-    dataset: str
-
-
-class SourceConfig(BaseModel):
-    """Where rows come from and how they are read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str | None = None
-    """None: the name of the file, folder, dataset or preset."""
-    path: str | None = None
-    """File, folder, or name of a dataset on the hub."""
-    preset: Literal["flan_v2", "cot", "dolly", "oasst1"] | None = None
-    """One of the paper's pools; with `path`, a copy of it in its published layout."""
-    llamafactory: LlamaFactoryEntry | None = None
-    format: str | None = None
-    """None: recognised by the columns."""
-    columns: dict[str, str] = {}
-    """Field of the format, `id` or `subtask`, and the column that it is in."""
-    split: str | None = None
-    """None: train."""
-    subset: str | None = None
-    """Configuration of a dataset on the hub."""
-    limit: int | None = Field(default=None, ge=1)
-    """The first rows alone."""
-    sample: int | None = Field(default=None, ge=1)
-    """Rows drawn by the run's seed, kept in file order; all of them where there are fewer."""
-    language: str | None = None
-    """Conversations in this language alone; OpenAssistant trees."""
-
-    @field_validator("format")
-    @classmethod
-    def _known_format(cls, value: str | None) -> str | None:
-        if value is not None and value not in FORMATS:
-            raise ValueError(f"unknown format {value!r}{nearest(value, FORMATS)}")
-        return value
-
-    @field_validator("columns")
-    @classmethod
-    def _known_fields(cls, value: dict[str, str]) -> dict[str, str]:
-        known = {
-            *ROW_FIELDS,
-            *(name for form in FORMATS.values() for name in (*form.required, *form.optional)),
-        }
-        for name in value:
-            if name not in known:
-                raise ValueError(f"no format has a field {name!r}{nearest(name, known)}")
-        return value
-
-    @model_validator(mode="after")
-    def _one_place(self) -> SourceConfig:
-        if self.llamafactory is not None:
-            self._refuse("llamafactory", "path", "preset", "format", "split", "subset")
-        elif not self.path and self.preset is None:
-            raise ValueError("give one of path (a file, a folder or a hub dataset), preset, or llamafactory")
-        if self.limit is not None:
-            self._refuse("limit", "sample")
-        return self
-
-    @model_validator(mode="after")
-    def _has_a_name(self) -> SourceConfig:
-        if not self.name:
-            # Frozen for everyone else; nobody has seen this one yet.
-            object.__setattr__(self, "name", _default_name(self))
-        return self
-
-    def _refuse(self, key: str, *others: str) -> None:
-        given = [other for other in others if getattr(self, other) is not None]
-        if given:
-            raise ValueError(f"{key} and {' and '.join(given)} don't go together: leave one of them out")
-
-
-def _default_name(source: SourceConfig) -> str:
-    if source.llamafactory is not None:
-        name = source.llamafactory.dataset
-    elif source.preset is not None:
-        name = source.preset
-    else:
-        name = Path(source.path or "").name
-        kind = suffix(Path(name))
-        name = name.removesuffix(".gz").removesuffix(kind) if kind in FILE_KINDS else name
-    return re.sub(r"[^\w.+-]+", "_", name).lstrip("._+-") or "source"
 
 
 def read_examples(source: SourceConfig, seed: int) -> Iterator[Example]:
@@ -150,25 +56,37 @@ def read_examples(source: SourceConfig, seed: int) -> Iterator[Example]:
         raise DataError("gives no conversation: none is left of its message trees", opened.label)
 
 
-def selected_lines(source: SourceConfig, seed: int, rows: Collection[int]) -> dict[int, bytes]:
+def selected_lines(source: SourceConfig, rows: Collection[int]) -> dict[int, bytes]:
     """The JSON line of each of those rows, in the user's own schema and without its line end.
 
     A line of a JSONL file comes byte for byte, and the lines between aren't parsed. A row of another
     container is put as JSON, its columns in their order; what JSON lacks (dates) as text. A conversation out
-    of a message tree has a line of its own: id, source, messages. `seed` draws samples, and positions don't
-    depend on them. Raises DataError where the source has no such row.
+    of a message tree has a line of its own: id, source, messages. Positions don't depend on samples or limits.
+    Raises DataError where the source has no such row.
     """
+    return _picked(source, rows, lambda opened, row, item: opened.line(row, item))
+
+
+def selected_examples(source: SourceConfig, rows: Collection[int]) -> dict[int, Example]:
+    """The example at each of those rows; those between aren't parsed. Raises DataError where there is no such row."""
+    return _picked(source, rows, lambda opened, row, item: opened.example(row, item))
+
+
+def _picked(
+    source: SourceConfig, rows: Collection[int], pick: Callable[[_Opened, int, Any], Picked]
+) -> dict[int, Picked]:
+    """What `pick` makes of each of those rows."""
     opened = _open(source)
-    wanted, lines = set(rows), {}
+    wanted, picked = set(rows), {}
     for row, item in enumerate(opened.items()) if wanted else ():
         if row in wanted:
-            lines[row] = opened.line(row, item)
-            if len(lines) == len(wanted):
+            picked[row] = pick(opened, row, item)
+            if len(picked) == len(wanted):
                 break
-    absent = sorted(wanted - set(lines))
+    absent = sorted(wanted - set(picked))
     if absent:
         raise DataError(f"has no row {absent[0]}", opened.label)
-    return lines
+    return picked
 
 
 def source_fingerprint(source: SourceConfig) -> str:
@@ -176,88 +94,11 @@ def source_fingerprint(source: SourceConfig) -> str:
 
     Names of folders and times don't count; a LLaMA-Factory entry does, being a part of how rows are read.
     """
-    settings = _settings(source)
+    settings = settings_of(source)
     digests = open_container(settings.location).digests()
     if settings.entry:
         digests.append(hashlib.sha256(json.dumps(settings.entry, sort_keys=True).encode()).hexdigest())
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-
-
-# Settings: what a config comes down to
-
-
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """A source once its preset or its LLaMA-Factory entry has been looked up."""
-
-    name: str
-    location: Location
-    formats: Mapping[str, Format]
-    """The formats that it may have."""
-    columns: Mapping[str, str]
-    limit: int | None
-    sample: int | None
-    language: str | None
-    entry: Mapping[str, Any] = field(default_factory=dict)
-    """LLaMA-Factory's, as it stands."""
-
-
-def _settings(source: SourceConfig) -> _Settings:
-    if source.llamafactory is not None:
-        return _llamafactory_settings(source, source.llamafactory)
-    formats = FORMATS if source.format is None else {source.format: FORMATS[source.format]}
-    settings = _Settings(
-        name=source.name or "",
-        location=Location(source.path or "", source.split, source.subset, headerless=_headerless(formats)),
-        formats=formats,
-        columns=source.columns,
-        limit=source.limit,
-        sample=source.sample,
-        language=source.language,
-    )
-    return settings if source.preset is None else _with_preset(settings, source)
-
-
-def _with_preset(settings: _Settings, source: SourceConfig) -> _Settings:
-    preset = PRESETS[str(source.preset)]
-    whole = source.limit is None and source.sample is None
-    formats = settings.formats if source.format else {name: FORMATS[name] for name in preset.formats}
-    on_hub = Location(
-        place=preset.hub,
-        split=source.split or preset.split,
-        subset=source.subset or preset.subset,
-        on_hub=True,
-        hub_options={"data_files": list(preset.files)} if preset.files else {},
-    )
-    return replace(
-        settings,
-        location=replace(settings.location, headerless=_headerless(formats)) if source.path else on_hub,
-        formats=formats,
-        sample=preset.num_examples if whole else source.sample,
-        language=source.language or preset.language,
-    )
-
-
-def _headerless(formats: Mapping[str, Format]) -> tuple[str, ...]:
-    """Columns of a tab-separated file without a header, where the config says which format to expect."""
-    if len(formats) == len(FORMATS):
-        return ()
-    return next((form.headerless for form in formats.values() if form.headerless), ())
-
-
-def _llamafactory_settings(source: SourceConfig, key: LlamaFactoryEntry) -> _Settings:
-    entry = read_entry(key.dataset_dir, key.dataset)
-    whole = source.limit is None and source.sample is None
-    return _Settings(
-        name=source.name or "",
-        location=entry.location,
-        formats={entry.formatting: entry.form},
-        columns={**entry.columns, **source.columns},
-        limit=source.limit,
-        sample=entry.num_samples if whole else source.sample,
-        language=source.language,
-        entry=entry.described,
-    )
 
 
 # Opened sources: items and the examples in them
@@ -295,7 +136,7 @@ class _Opened(Protocol):
 class _Layout:
     """The rows of a container and how they are read."""
 
-    settings: _Settings
+    settings: SourceSettings
     container: Container
     form: Format
     """Format of the rows."""
@@ -432,7 +273,7 @@ class _TreeSource:
 
 def _open(source: SourceConfig) -> _Opened:
     """Find the container and, by its first rows, the format."""
-    settings = _settings(source)
+    settings = settings_of(source)
     container = open_container(settings.location)
     form = _format_for(settings, _peeked_columns(container), container.label)
     if settings.language is not None and form.nodes is None:
@@ -457,7 +298,7 @@ def _peeked_columns(container: Container) -> list[str]:
     return list(columns)
 
 
-def _format_for(settings: _Settings, columns: list[str], label: str) -> Format:
+def _format_for(settings: SourceSettings, columns: list[str], label: str) -> Format:
     for name, column in settings.columns.items():
         if column not in columns:
             raise DataError(missing_column(name, settings.columns, columns), label)
@@ -478,7 +319,7 @@ def _require_fields(columns: Mapping[str, str], form: Format, label: str) -> Non
             raise ConfigError(f"{label}: its format has no field {name!r}{nearest(name, fields)}")
 
 
-def _drawn(opened: _Opened, settings: _Settings, seed: int) -> Iterator[tuple[int, Any]]:
+def _drawn(opened: _Opened, settings: SourceSettings, seed: int) -> Iterator[tuple[int, Any]]:
     """(row, item) of the rows that the limit or the sample leaves, in order."""
     items = enumerate(opened.items())
     if settings.limit is not None:

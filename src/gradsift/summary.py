@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from gradsift.artifact import read_json
+from gradsift.artifact import MANIFEST, read_json
 from gradsift.corpus import Corpus
 from gradsift.runfolder import RunFolder
 from gradsift.runtime import duration
 
 
-def summary(run: RunFolder, targets: Sequence[str], seconds: Mapping[str, float]) -> str:
+def summary(run: RunFolder, targets: Sequence[str], method: str, seconds: Mapping[str, float]) -> str:
     """What the run folder holds, as text for the terminal."""
     pool = Corpus(run.pool)
     selections = {
-        target: read_json(run.selection(target).with_suffix(".json"))
+        target: read_json(run.selection(target, method).with_suffix(".json"))
         for target in targets
-        if run.selection(target).is_file()
+        if run.selection(target, method).is_file()
     }
     parts = [
         _pool_lines(pool, run),
-        _target_lines(run, targets),
+        _target_lines(run, targets, method),
         _table(pool, selections),
-        [f"{target}: {run.selection(target)}" for target in selections],
+        [line for target in selections for line in _kept_out_lines(run, target, selections[target])],
+        [f"{target}: {run.selection(target, method)}" for target in selections],
+        [line for target in selections for line in _trained_lines(run, target, method)],
+        [line for target in targets for line in _evaluated_lines(run, target, method)],
         ["time: " + ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())],
     ]
     return "\n".join(line for part in parts for line in part)
@@ -35,7 +39,7 @@ def _pool_lines(pool: Corpus, run: RunFolder) -> list[str]:
     return lines + ([f"  listed in {run.pool / 'set_aside.jsonl'}"] if aside else [])
 
 
-def _target_lines(run: RunFolder, targets: Sequence[str]) -> list[str]:
+def _target_lines(run: RunFolder, targets: Sequence[str], method: str) -> list[str]:
     lines = []
     for name in targets:
         corpus = Corpus(run.target(name))
@@ -45,11 +49,31 @@ def _target_lines(run: RunFolder, targets: Sequence[str]) -> list[str]:
             f"target {name}: {corpus.num_rows} examples of {subtasks} subtask{'s' if subtasks > 1 else ''}"
             + (f", {aside} set aside (listed in {corpus.folder / 'set_aside.jsonl'})" if aside else "")
         )
-        scores = run.scores(name).with_suffix(".json")
+        scores = run.scores(name, method).with_suffix(".json")
         unselectable = read_json(scores)["num_unselectable"] if scores.is_file() else 0
         if unselectable:
             lines.append(f"  {unselectable} pool rows with zero or non-finite features, never selected")
     return lines
+
+
+def _trained_lines(run: RunFolder, target: str, method: str) -> list[str]:
+    folder = run.model(target, method)
+    if not (folder / MANIFEST).is_file():
+        return []
+    facts = read_json(folder / MANIFEST)
+    return [f"{target}: {folder}, trained on {facts['num_rows']:,} rows, loss {facts['loss']:.3f} in the last epoch"]
+
+
+def _evaluated_lines(run: RunFolder, target: str, method: str) -> list[str]:
+    path = run.evaluation(target, method)
+    if not path.is_file():
+        return []
+    metrics = read_json(path)
+    figures = [f"{name} {100 * value:.1f} %" for name, value in metrics["metrics"].items()]
+    loss = metrics["answer_loss"]["nats_per_token"]
+    figures += [] if loss is None else [f"answer loss {loss:.3f} nats a token"]
+    questions = metrics["counts"]["questions"]
+    return [f"{target}: {', '.join(figures)} on {questions:,} held-out questions ({path})"]
 
 
 def _table(pool: Corpus, selections: Mapping[str, Mapping[str, object]]) -> list[str]:
@@ -67,6 +91,18 @@ def _table(pool: Corpus, selections: Mapping[str, Mapping[str, object]]) -> list
         )
         for row in [header, *rows]
     ]
+
+
+def _kept_out_lines(run: RunFolder, target: str, selection: Mapping[str, Any]) -> list[str]:
+    """The rows that were passed over on the way to a selection, by reason."""
+    reasons = {
+        "overlap_ngrams": f"× text of its items (listed in {run.overlap(target)})",
+        "deduplicate": "× like a row chosen before",
+        "per_source_max": "× source at its most",
+    }
+    counts = selection["kept_out"]
+    listed = [f"{counts[key]:,} {reason}" for key, reason in reasons.items() if key in counts]
+    return [f"kept out for {target}: {', '.join(listed)}"] if listed else []
 
 
 def _selected(selection: Mapping[str, object], source: str) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from gradsift.errors import DataError
 from gradsift.tasks import TASKS
-from gradsift.tasks.bbh import Shot, bbh_prompt, parse_shots, validation_examples
+from gradsift.tasks.bbh import Shot, bbh_prompt, extracted_answer, parse_shots, validation_examples
 
 from .conftest import AuthorsPrompts, WriteJsonl, tulu_prompt
 
@@ -107,3 +107,80 @@ def test_folder_without_the_file_says_what_was_looked_for(tmp_path: Path) -> Non
     message = r"looked for bbh-three-shot\.json, bbh/bbh-three-shot\.json, eval/bbh/bbh-three-shot\.json"
     with pytest.raises(DataError, match=message):
         validation_examples(tmp_path, "bbh")
+
+
+def held_out_row(**fields: Any) -> dict[str, Any]:
+    return {"subtask": "sums", "description": "Add.", "prompt": "4 + 4", "answer": "8", "split": "test"} | fields
+
+
+HELD_OUT = [row | {"split": "val"} for row in ROWS]
+
+
+def test_test_question_is_asked_with_the_three_worked_examples(write_jsonl: WriteJsonl) -> None:
+    path = write_jsonl([*HELD_OUT, held_out_row()])
+    (question,) = TASKS["bbh"].test_questions(path, path)
+    assert question.messages(3)[0]["content"] == f"{TEXT}\n\nQ: 4 + 4"
+    assert (question.prefill, question.answers) == ("A:", ("8",))
+
+
+def test_a_chain_of_thought_is_never_invented(write_jsonl: WriteJsonl) -> None:
+    path = write_jsonl([*HELD_OUT, held_out_row(), held_out_row(cot="So the answer is 8.")])
+    questions = TASKS["bbh"].test_questions(path, path)
+    assert [question.completion for question in questions] == [None, " So the answer is 8."]
+
+
+def test_authors_folder_is_read(tmp_path: Path) -> None:
+    write_three_shot(tmp_path, {"sums": TEXT})
+    (tmp_path / "bbh").mkdir()
+    (tmp_path / "bbh" / "sums.json").write_text(json.dumps({"examples": [{"input": "4 + 4", "target": "8"}]}))
+    (question,) = TASKS["bbh"].test_questions(tmp_path, tmp_path)
+    assert (question.id, question.messages(3)[0]["content"]) == ("sums/test/0", f"{TEXT}\n\nQ: 4 + 4")
+
+
+def test_the_three_shot_file_is_no_task_of_its_own(tmp_path: Path) -> None:
+    write_three_shot(tmp_path / "bbh", {"sums": TEXT})
+    with pytest.raises(DataError, match=r"holds no bbh examples; looked for bbh/\*\.json"):
+        TASKS["bbh"].test_questions(tmp_path, tmp_path)
+
+
+def test_a_task_without_worked_examples_is_named(tmp_path: Path) -> None:
+    write_three_shot(tmp_path, {"sums": TEXT})
+    (tmp_path / "bbh").mkdir()
+    (tmp_path / "bbh" / "odd.json").write_text(json.dumps({"examples": [{"input": "4", "target": "no"}]}))
+    with pytest.raises(DataError, match="know no task 'odd'; known: sums"):
+        TASKS["bbh"].test_questions(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("output", "answer"),
+    [
+        (" Let's see. So the answer is (B).", "(B)"),
+        ("THE ANSWER IS no. So the answer is yes.", "no"),
+        (" the answer is 3.5.", "3"),  # up to the first full stop, as in the authors' code
+        (" the answer is\n7.", "the answer is\n7."),
+        (" yes ", "yes"),
+        ("", ""),
+    ],
+)
+def test_answer_stands_between_its_words_and_the_full_stop(output: str, answer: str) -> None:
+    assert extracted_answer(output) == answer
+
+
+@pytest.mark.parametrize(
+    ("output", "gold", "exact", "verbatim"),
+    [
+        ("So the answer is (b).", "(B)", 1, 0),
+        ("So the answer is (B).", "(B)", 1, 1),
+        ("So the answer is Yes.", "yes", 1, 0),
+        ("So the answer is no.", "yes", 0, 0),
+        ("So the answer is > ).", "] }", 1, 0),  # the protocol sees a space on either side
+    ],
+)
+def test_exact_match_is_blind_to_case_and_punctuation(
+    write_jsonl: WriteJsonl, output: str, gold: str, exact: float, verbatim: float
+) -> None:
+    path = write_jsonl([*HELD_OUT, held_out_row(answer=gold)])
+    (question,) = TASKS["bbh"].test_questions(path, path)
+    judge = TASKS["bbh"].EVALUATION.judge
+    assert judge is not None
+    assert judge(question, output) == {"exact_match": exact, "exact_match_verbatim": verbatim}

@@ -140,3 +140,57 @@ def test_missing_field_is_named_with_the_fields_there_are(write_jsonl: WriteJson
     message = "line 1: no field 'choices'; the fields there are: subtask, question, answer"
     with pytest.raises(DataError, match=message):
         validation_examples(write_jsonl([row]), "mmlu")
+
+
+TEST_ROWS: list[dict[str, Any]] = [
+    CAPITAL | {"split": "val", "id": "dev/10", "question": "Ten?"},
+    CAPITAL | {"split": "val", "id": "dev/9", "question": "Nine?"},
+    CAPITAL | {"split": "test", "id": "test/0"},
+]
+
+
+def test_test_question_is_asked_with_its_subjects_shots(write_jsonl: WriteJsonl) -> None:
+    path = write_jsonl(TEST_ROWS)
+    (question,) = TASKS["mmlu"].test_questions(path, path)
+    assert question.messages(2)[0]["content"] == (
+        "The following are multiple choice questions (with answers) about  world geography.\n\n"
+        "Nine?\nA. Quito\nB. Lima\nAnswer: B\n\n"
+        "Ten?\nA. Quito\nB. Lima\nAnswer: B\n\n"
+        "Capital of Peru?\nA. Quito\nB. Lima\nAnswer:"
+    )
+    assert (question.prefill, question.choices) == ("The answer is:", (" A", " B"))
+    assert (question.answers, question.completion) == (("B",), " B")
+
+
+def test_letter_is_judged_with_its_space(write_jsonl: WriteJsonl) -> None:
+    path = write_jsonl(TEST_ROWS)
+    (question,) = TASKS["mmlu"].test_questions(path, path)
+    judge = TASKS["mmlu"].EVALUATION.judge
+    assert judge is not None
+    assert (judge(question, " B"), judge(question, " A")) == ({"accuracy": 1.0}, {"accuracy": 0.0})
+
+
+def test_authors_folder_and_jsonl_ask_the_same(targets: Path) -> None:
+    from_folder = TASKS["mmlu"].test_questions(targets / "mmlu_csv", targets / "mmlu_csv")
+    from_jsonl = TASKS["mmlu"].test_questions(targets / "mmlu.jsonl", targets / "mmlu.jsonl")
+    prompts = {question.messages(5)[0]["content"] for question in from_folder}
+    assert (len(from_folder), len(from_jsonl)) == (14042, 1140)
+    assert all(question.messages(5)[0]["content"] in prompts for question in from_jsonl)
+
+
+def test_held_out_questions_may_lie_in_a_file_of_their_own(write_jsonl: WriteJsonl, tmp_path: Path) -> None:
+    shots = write_csv(tmp_path / "dev", "q,a,b,A\n")
+    (question,) = TASKS["mmlu"].test_questions(write_jsonl([CAPITAL]), shots)
+    assert (question.id, len(question.shots)) == ("world_geography/test/0", 1)
+
+
+def test_nothing_is_held_out_where_rows_have_no_split(write_jsonl: WriteJsonl) -> None:
+    path = write_jsonl([CAPITAL])
+    with pytest.raises(DataError, match=r"no row has a split, so none is held out.* test_path"):
+        TASKS["mmlu"].test_questions(path, path)
+
+
+def test_a_subject_without_development_questions_is_refused(write_jsonl: WriteJsonl) -> None:
+    path = write_jsonl([*TEST_ROWS, CAPITAL | {"split": "test", "subtask": "law"}])
+    with pytest.raises(DataError, match="no validation example of 'law'"):
+        TASKS["mmlu"].test_questions(path, path)

@@ -122,3 +122,55 @@ def test_folder_without_the_file_says_what_was_looked_for(tmp_path: Path) -> Non
     message = r"no tydiqa examples; looked for dev/tydiqa-one-shot\.json, tydiqa-one-shot\.json"
     with pytest.raises(DataError, match=message):
         validation_examples(tmp_path, "tydiqa")
+
+
+def write_held_out(folder: Path) -> Path:
+    """The authors' two files, one question each."""
+    write_one_shot(folder / "dev", {"english": [LIMA | {"question": "Which city?"}]})
+    test = folder / "test" / "tydiqa-goldp-v1.1-dev.json"
+    test.parent.mkdir()
+    asked = {"id": "english-1-0", "question": LIMA["question"], "answers": LIMA["answers"]}
+    content = {"data": [{"title": "Peru", "paragraphs": [{"context": LIMA["context"], "qas": [asked]}]}]}
+    test.write_text(json.dumps(content))
+    return folder
+
+
+def test_test_question_is_asked_with_the_shot_of_its_language(tmp_path: Path) -> None:
+    folder = write_held_out(tmp_path)
+    (question,) = TASKS["tydiqa"].test_questions(folder, folder)
+    assert question.messages(1)[0]["content"] == (
+        "Answer the following question based on the information in the given passage.\n\n"
+        "Passage: Lima is the capital of Peru.\nQuestion: Which city?\nAnswer: Lima\n\n"
+        "Passage: Lima is the capital of Peru.\nQuestion: Capital of Peru?"
+    )
+    assert (question.prefill, question.completion) == ("Answer:", " Lima")
+    assert question.answers == ("Lima", "it is Lima")
+    assert (question.id, question.subtask) == ("english-1-0", "english")
+
+
+def test_output_is_judged_by_the_best_gold_answer(tmp_path: Path) -> None:
+    folder = write_held_out(tmp_path)
+    (question,) = TASKS["tydiqa"].test_questions(folder, folder)
+    judge = TASKS["tydiqa"].EVALUATION.judge
+    assert judge is not None
+    assert judge(question, " It is Lima.") == {"f1": 1.0, "exact_match": 1.0}
+
+
+def test_authors_files_hold_all_test_questions(targets: Path) -> None:
+    questions = TASKS["tydiqa"].test_questions(targets / "less_eval", targets / "less_eval")
+    assert (len(questions), len({question.subtask for question in questions})) == (5077, 9)
+
+
+def test_jsonl_and_the_authors_files_ask_the_same(targets: Path) -> None:
+    from_files = TASKS["tydiqa"].test_questions(targets / "less_eval", targets / "less_eval")
+    from_jsonl = TASKS["tydiqa"].test_questions(targets / "tydiqa.jsonl", targets / "tydiqa.jsonl")
+    prompts = {question.messages(1)[0]["content"] for question in from_files}
+    assert len(from_jsonl) == 270
+    assert all(question.messages(1)[0]["content"] in prompts for question in from_jsonl)
+
+
+def test_a_broken_squad_file_is_named(tmp_path: Path) -> None:
+    folder = write_held_out(tmp_path)
+    (folder / "test" / "tydiqa-goldp-v1.1-dev.json").write_text('{"data": [{"paragraphs": ["x"]}]}')
+    with pytest.raises(DataError, match=r"dev\.json: article 0: field 'paragraphs' holds 'x', not an object"):
+        TASKS["tydiqa"].test_questions(folder, folder)

@@ -8,27 +8,32 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gradsift.artifact import write_json
 from gradsift.corpus import Corpus, write_corpus
 from gradsift.data import Example
 from gradsift.encoding import EncodedRow, Encoder, EncodingConfig, SetAside
-from gradsift.errors import DataError, RunFolderError
+from gradsift.errors import ConfigError, DataError, RunFolderError
 from gradsift.modeling import ModelConfig, load_tokenizer
 from gradsift.runfolder import RunFolder
 from gradsift.runtime import Progress
-from gradsift.sources import SourceConfig, read_examples, source_fingerprint
+from gradsift.source_settings import SourceConfig
+from gradsift.sources import read_examples, source_fingerprint
 from gradsift.tasks import TASKS
+from gradsift.tasks.conversation import OWN_PROTOCOLS, OwnMetric, held_out_questions
+from gradsift.tasks.question import EvaluationProtocol, Question
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 1000
 PROMPTS_FILE = "prompts.json"
+EVALUATION_KEYS = {"test_path", "metric", "max_new_tokens"}
+"""Keys of a target that its encoded examples don't depend on: they may change between two calls."""
 
 
 class TargetConfig(BaseModel):
-    """A target: a built-in task's validation examples, or any file of examples."""
+    """A target: a built-in task, or any file of examples; and what is held out to evaluate on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,6 +46,17 @@ class TargetConfig(BaseModel):
     columns: dict[str, str] = {}
     split: str | None = None
     limit: int | None = None
+    test_path: str | None = None
+    """Held-out examples, laid out as those in `path`. None: a built-in task's are in `path` too, a file has none."""
+    metric: OwnMetric = "loss"
+    """How an answer to a held-out example is judged; `loss`: not at all, the loss of the right answer alone."""
+    max_new_tokens: int | None = Field(None, ge=1)
+    """Tokens of a generated answer to a held-out question; None: evaluate.max_new_tokens, else the protocol's."""
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether there is something to evaluate on."""
+        return self.task is not None or self.test_path is not None
 
     @model_validator(mode="after")
     def _file_keys_need_a_file(self) -> TargetConfig:
@@ -48,6 +64,16 @@ class TargetConfig(BaseModel):
         given = [key for key in keys if getattr(self, key)]
         if self.task and given:
             raise ValueError(f"task {self.task} reads its own layout: leave out {', '.join(given)}")
+        return self
+
+    @model_validator(mode="after")
+    def _metric_needs_held_out_examples(self) -> TargetConfig:
+        if self.metric == "loss":
+            return self
+        if self.task:
+            raise ValueError(f"task {self.task} has a metric of its own: leave out metric")
+        if not self.test_path:
+            raise ValueError(f"metric {self.metric} needs held-out examples: give test_path")
         return self
 
 
@@ -74,7 +100,7 @@ class EncodeStage:
     def target(self, config: TargetConfig) -> Corpus:
         """The encoded examples of a target. Raises DataError where there are none."""
         folder = self._run.target(config.name)
-        settings = config.model_dump(mode="json")
+        settings = config.model_dump(mode="json", exclude=EVALUATION_KEYS)
         if Corpus.is_finished(folder):
             corpus = Corpus(folder)
             _require_same_target(corpus, settings)
@@ -119,18 +145,31 @@ def target_examples(config: TargetConfig, seed: int) -> list[Example]:
     """The examples of a target, each with its subtask."""
     if config.task is not None:
         return TASKS[config.task].validation_examples(Path(config.path).expanduser(), config.name)
+    return list(read_examples(_source(config, config.path, config.limit), seed))
+
+
+def held_out(config: TargetConfig) -> tuple[list[Question], EvaluationProtocol]:
+    """The held-out questions of a target in the natural order of their ids, and how they are asked and judged.
+
+    Raises ConfigError where the target has none, DataError where they can't be read.
+    """
+    if config.task is not None:
+        task, path = TASKS[config.task], Path(config.path).expanduser()
+        return task.test_questions(Path(config.test_path or config.path).expanduser(), path), task.EVALUATION
+    if config.test_path is None:
+        raise ConfigError(f"target {config.name} has no held-out examples to evaluate on: give it a test_path")
+    # No limit: it is of the examples selected for; evaluate.limit is of these.
+    examples = read_examples(_source(config, config.test_path, limit=None), seed=0)
+    return held_out_questions(examples, config.name, Path(config.test_path)), OWN_PROTOCOLS[config.metric]
+
+
+def _source(config: TargetConfig, path: str, limit: int | None) -> SourceConfig:
     columns = dict(config.columns)
     if config.subtask_column is not None:
         columns["subtask"] = config.subtask_column
-    source = SourceConfig(
-        name=config.name,
-        path=config.path,
-        format=config.format,
-        columns=columns,
-        split=config.split,
-        limit=config.limit,
+    return SourceConfig(
+        name=config.name, path=path, format=config.format, columns=columns, split=config.split, limit=limit
     )
-    return list(read_examples(source, seed))
 
 
 def _require_same_files(corpus: Corpus, fingerprints: dict[str | None, str]) -> None:

@@ -53,13 +53,13 @@ def score(run: RunFolder, checkpoints: Sequence[Checkpoint], targets: Sequence[s
     pending = []
     for target in targets:
         side = _target_side(run, target, checkpoints, weights, pools, config)
-        if _facts_of(run.scores(target)).get("inputs") != side.inputs:
+        if facts_of(run.scores(target)).get("inputs") != side.inputs:
             pending.append(side)
     if not pending:
         logger.info("score: all %d targets have their scores", len(targets))
         return
     for side, scores_NG in zip(pending, pool_influences(pools, weights, pending), strict=True):
-        _write(run, side, scores_NG, config)
+        write_scores(run, side, scores_NG, config)
 
 
 def _target_side(
@@ -107,7 +107,10 @@ def pool_influences(
     return list(total_NG.split(sizes, dim=1))
 
 
-def _write(run: RunFolder, side: TargetSide, scores_NG: Tensor, config: ScoreConfig) -> None:
+def write_scores(
+    run: RunFolder, side: TargetSide, scores_NG: Tensor, config: ScoreConfig, method: str = "less"
+) -> None:
+    """Combine the subtasks' scores and write them; the facts beside them, written last, say what they come from."""
     corpus = Corpus(run.pool)
     score_N, best_N = combined(scores_NG, config.combine)
     num_unselectable = int((~score_N.isfinite()).sum())
@@ -117,6 +120,7 @@ def _write(run: RunFolder, side: TargetSide, scores_NG: Tensor, config: ScoreCon
     table = table.append_column("subtask_scores", _lists(scores_NG))
     facts = {
         "target": side.name,
+        "method": method,
         "subtasks": side.subtasks,
         "settings": config.model_dump(),
         "num_rows": corpus.num_rows,
@@ -124,7 +128,7 @@ def _write(run: RunFolder, side: TargetSide, scores_NG: Tensor, config: ScoreCon
         "num_unusable_target_examples": side.num_unusable,
         "inputs": side.inputs,
     }
-    path = run.scores(side.name)
+    path = run.scores(side.name, method)
     with atomic_path(path) as temporary:
         pq.write_table(table.replace_schema_metadata({"gradsift": json.dumps(facts)}), temporary)
     write_json(path.with_suffix(".json"), facts)
@@ -148,16 +152,16 @@ def _warn(side: TargetSide, num_unselectable: int) -> None:
         logger.warning("score %s: %d target examples have no direction and don't count", side.name, side.num_unusable)
 
 
-def _facts_of(path: Path) -> Mapping[str, Any]:
+def facts_of(path: Path) -> Mapping[str, Any]:
     """What the scores at `path` were made from; empty where there are none."""
     described = path.with_suffix(".json")
     return read_json(described) if described.is_file() and path.is_file() else {}
 
 
-def read_scores(run: RunFolder, target: str) -> tuple[pa.Table, Mapping[str, Any]]:
+def read_scores(run: RunFolder, target: str, method: str = "less") -> tuple[pa.Table, Mapping[str, Any]]:
     """A target's scores and what they were made from; raises DataError where there are none."""
-    path = run.scores(target)
-    facts = _facts_of(path)
+    path = run.scores(target, method)
+    facts = facts_of(path)
     if not facts:
         raise DataError(f"there are no scores for target {target}: run `gradsift score` first", path)
     return pq.read_table(path), facts

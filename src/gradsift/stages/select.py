@@ -4,68 +4,199 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gradsift.artifact import atomic_open, file_sha256, fingerprint, read_json, write_json
 from gradsift.corpus import Corpus
+from gradsift.data import Example
+from gradsift.duplicates import duplicates
 from gradsift.errors import DataError
 from gradsift.runfolder import RunFolder
-from gradsift.selecting import SelectConfig, ranking, select_top, wanted_count
-from gradsift.sources import SourceConfig, selected_lines
+from gradsift.selecting import (
+    Chosen,
+    ScoredRows,
+    SelectConfig,
+    choose,
+    ranking,
+    wanted_count,
+    with_gumbel_noise,
+)
+from gradsift.source_settings import SourceConfig
+from gradsift.sources import selected_examples, selected_lines
+from gradsift.stages.encode import TargetConfig
+from gradsift.stages.overlap import PoolOverlap
 from gradsift.stages.score import read_scores
 
 logger = logging.getLogger(__name__)
 
-
-def select(run: RunFolder, sources: Sequence[SourceConfig], target: str, config: SelectConfig, seed: int) -> None:
-    """Write the rows chosen for a target, best first, unless they are there already."""
-    table, scores = read_scores(run, target)
-    inputs = fingerprint([config.model_dump(), scores["inputs"], seed])
-    path = run.selection(target)
-    described = path.with_suffix(".json")
-    if described.is_file() and path.is_file() and read_json(described)["inputs"] == inputs:
-        logger.info("select %s: done before", target)
-        return
-    corpus = Corpus(run.pool)
-    chosen = _chosen(table, corpus.num_read, config)
-    if not len(chosen):
-        raise DataError(f"no row can be selected for target {target}: no score is a number", run.scores(target))
-    lines = _lines(corpus, sources, chosen, seed)
-    with atomic_open(path) as file:
-        file.writelines(line + b"\n" for line in lines)
-    facts = {
-        "target": target,
-        "settings": config.model_dump(),
-        "num_selected": len(chosen),
-        "per_source": dict(sorted(Counter(table.take(chosen)["source"].to_pylist()).items())),
-        "num_tokens": int(np.sum(table["num_tokens"].to_numpy()[chosen])),
-        "sha256": file_sha256(path),
-        "inputs": inputs,
-    }
-    write_json(described, facts)
+Item = TypeVar("Item")
 
 
-def _chosen(table: pa.Table, num_read: int, config: SelectConfig) -> Any:
-    """Positions of the chosen rows in the table, best first."""
-    ranked = ranking(table["score"].to_numpy().astype(np.float64), table["id"].to_pylist(), table["source"].to_pylist())
-    if config.tokens is None and len(ranked) < wanted_count(num_read, config):
-        logger.warning(
-            "select: %d rows asked for, only %d can be selected", wanted_count(num_read, config), len(ranked)
-        )
-    return select_top(ranked, table["num_tokens"].to_numpy(), num_read, config)
+@dataclass(frozen=True)
+class SelectStage:
+    """Chooses the rows for a target where that is not done yet."""
+
+    run: RunFolder
+    pool: Sequence[SourceConfig]
+    config: SelectConfig
+    seed: int
+
+    def select(self, target: TargetConfig) -> None:
+        """Write the rows chosen for a target, best first. Raises DataError where there is none."""
+        table, scores = read_scores(self.run, target.name, self.config.method)
+        overlap = self._overlap(target)
+        seed = self.seed if self.config.gumbel else None
+        inputs = fingerprint([self.config.model_dump(), scores["inputs"], seed, overlap["inputs"]])
+        path = self.run.selection(target.name, self.config.method)
+        described = path.with_suffix(".json")
+        if described.is_file() and path.is_file() and read_json(described)["inputs"] == inputs:
+            logger.info("select %s: done before", target.name)
+            return
+        chosen = self._chosen(table, np.asarray(overlap["rows"], dtype=np.int64), target.name)
+        facts = {"target": target.name, **self._written(path, table, chosen), "inputs": inputs}
+        write_json(described, {**facts, "rows": table["row"].to_numpy()[chosen.rows].tolist()})
+
+    def _overlap(self, target: TargetConfig) -> Mapping[str, Any]:
+        """The rows that give away the target's items, and what they come from."""
+        if not self.config.overlap_ngrams:
+            return {"inputs": None, "rows": []}
+        found = PoolOverlap(self.run, self.pool, self.config.overlap_ngrams, self.seed).of(target)
+        if found["rows"]:
+            logger.warning(
+                "select %s: %d pool rows hold text of its validation or held-out items and are kept out (%s)",
+                target.name,
+                len(found["rows"]),
+                self.run.overlap(target.name),
+            )
+        return found
+
+    def _chosen(self, table: pa.Table, overlapping: npt.NDArray[np.int64], target: str) -> Chosen:
+        corpus, config = Corpus(self.run.pool), self.config
+        rows = _scored_rows(table, corpus.num_read, overlapping)
+        if config.gumbel and config.method != "full":
+            rows = with_gumbel_noise(rows, config.gumbel, self.seed)
+        order = ranking(rows, config.strategy)
+        found = duplicates(config.deduplicate, config.near_threshold) if config.method != "full" else None
+        if found is None:
+            chosen = choose(order, rows, config)
+        else:
+            texts = _TextsAhead(self.pool, corpus)
+            chosen = choose(texts.following(order), rows, config, lambda row: found.holds(texts.text_of[row]))
+        kept_out = {"overlap_ngrams": len(overlapping), **chosen.kept_out}
+        chosen = Chosen(chosen.rows, {key: count for key, count in kept_out.items() if count})
+        self._warn(chosen, rows, target)
+        return chosen
+
+    def _warn(self, chosen: Chosen, rows: ScoredRows, target: str) -> None:
+        """Raises DataError where no row was chosen."""
+        kept_out = "".join(f"; {count} were kept out by select.{key}" for key, count in chosen.kept_out.items())
+        if not len(chosen.rows):
+            num_scored = int(np.isfinite(rows.score_N).sum())
+            reason = "none fits select.tokens" if num_scored else "no score is a number"
+            raise DataError(
+                f"no row can be selected for target {target}: {reason}{kept_out}",
+                self.run.scores(target, self.config.method),
+            )
+        wanted = wanted_count(rows.num_read, self.config)
+        if self.config.method != "full" and self.config.tokens is None and len(chosen.rows) < wanted:
+            logger.warning("select: %d rows asked for, only %d can be selected%s", wanted, len(chosen.rows), kept_out)
+
+    def _written(self, path: Path, table: pa.Table, chosen: Chosen) -> dict[str, Any]:
+        """Write the rows; what is to be known of them."""
+        keys = _keys(Corpus(self.run.pool), chosen.rows)
+        lines = _gathered(self.pool, keys, selected_lines)
+        with atomic_open(path) as file:
+            file.writelines(line + b"\n" for line in lines)
+        return {
+            "settings": self.config.model_dump(),
+            "num_selected": len(chosen.rows),
+            "kept_out": chosen.kept_out,
+            "per_source": dict(sorted(Counter(name for name, _ in keys).items())),
+            "num_tokens": int(np.sum(table["num_tokens"].to_numpy()[chosen.rows])),
+            "sha256": file_sha256(path),
+        }
 
 
-def _lines(corpus: Corpus, sources: Sequence[SourceConfig], chosen: Any, seed: int) -> list[bytes]:
-    """The chosen rows as the user wrote them; the encode stage has checked that the files are as they were."""
+def _scored_rows(table: pa.Table, num_read: int, overlapping: npt.NDArray[np.int64]) -> ScoredRows:
+    """The rows of the scores' table; those that overlap have no score."""
+    score_N = table["score"].to_numpy().astype(np.float64)
+    score_N[np.isin(table["row"].to_numpy(), overlapping)] = np.nan
+    subtask_scores = pc.list_flatten(table["subtask_scores"]).to_numpy().astype(np.float32)
+    return ScoredRows(
+        ids=table["id"].to_pylist(),
+        sources=table["source"].to_pylist(),
+        num_tokens_N=table["num_tokens"].to_numpy().astype(np.int64),
+        score_N=score_N,
+        subtask_scores_NG=subtask_scores.reshape(len(score_N), -1),
+        num_read=num_read,
+    )
+
+
+class _TextsAhead:
+    """The texts of the next rows of an order, read a block at a time: each block is one walk through the files."""
+
+    def __init__(self, pool: Sequence[SourceConfig], corpus: Corpus) -> None:
+        self._pool, self._corpus = pool, corpus
+        self._block = max(1000, corpus.num_rows // 10)
+        self.text_of: dict[int, str] = {}
+
+    def following(self, order: Iterator[int]) -> Iterator[int]:
+        """The order as it is; `text_of` has the text of the row that was given last."""
+        while block := list(islice(order, self._block)):
+            examples = _gathered(self._pool, _keys(self._corpus, block), selected_examples)
+            self.text_of = {row: example.text for row, example in zip(block, examples, strict=True)}
+            yield from block
+
+
+def _keys(corpus: Corpus, chosen: Any) -> list[tuple[str, int]]:
+    """(source, position in it) of the rows at these positions in the corpus."""
     table = corpus.table(["source", "source_row"]).take(chosen)
-    keys = list(zip(table["source"].to_pylist(), table["source_row"].to_pylist(), strict=True))
-    lines: dict[str, Mapping[int, bytes]] = {}
+    return list(zip(table["source"].to_pylist(), table["source_row"].to_pylist(), strict=True))
+
+
+def _gathered(
+    sources: Sequence[SourceConfig],
+    keys: Sequence[tuple[str, int]],
+    read: Callable[[SourceConfig, Collection[int]], Mapping[int, Item]],
+) -> list[Item]:
+    """What `read` gives of the keys' rows, in their order; the encode stage has checked that the files are as they
+    were."""
+    found: dict[str, Mapping[int, Item]] = {}
     for source in sources:
         rows = [row for name, row in keys if name == source.name]
         if rows:
-            lines[str(source.name)] = selected_lines(source, seed, rows)
-    return [lines[source][row] for source, row in keys]
+            found[str(source.name)] = read(source, rows)
+    return [found[source][row] for source, row in keys]
+
+
+def read_selection(run: RunFolder, target: str, method: str) -> Mapping[str, Any]:
+    """What a selection was made from, and its rows' positions in the pool. Raises DataError where there is none, or
+    where the file isn't the one that was written."""
+    path = run.selection(target, method)
+    described = path.with_suffix(".json")
+    if not (path.is_file() and described.is_file()):
+        raise DataError(f"there is no selection for target {target}: run `gradsift select` first", path)
+    facts: Mapping[str, Any] = read_json(described)
+    if file_sha256(path) != facts["sha256"]:
+        raise DataError(
+            "was changed by hand: name it in train.data to train on it, or delete it to select again",
+            path,
+        )
+    return facts
+
+
+def selection_examples(run: RunFolder, sources: Sequence[SourceConfig], target: str, method: str) -> list[Example]:
+    """The chosen rows as examples, best first."""
+    corpus = Corpus(run.pool)
+    position = {row: index for index, row in enumerate(corpus.column("row"))}
+    chosen = [position[row] for row in read_selection(run, target, method)["rows"]]
+    return _gathered(sources, _keys(corpus, chosen), selected_examples)

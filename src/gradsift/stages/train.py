@@ -1,197 +1,224 @@
-"""The warmup stage: LoRA training on a random part of the pool, a checkpoint an epoch; or the user's checkpoints."""
+"""The train stage: a model trained on a selection, or on any file, from the base; in PEFT's or transformers' format."""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, field_validator
 
-from gradsift.artifact import MANIFEST, write_json
-from gradsift.checkpoints import Checkpoint, import_checkpoint, list_checkpoints, load_checkpoint
-from gradsift.corpus import Corpus
-from gradsift.encoding import EncodedRow
-from gradsift.errors import ConfigError, UserError
-from gradsift.modeling import LoraConfig, ModelConfig, add_lora, load_base_model
+from gradsift.artifact import MANIFEST, first_difference, read_json, write_json
+from gradsift.data import Example
+from gradsift.encoding import EncodedRow, Encoder, EncodingConfig, SetAside
+from gradsift.errors import ConfigError, DataError, RunFolderError
+from gradsift.modeling import ModelConfig, add_lora, load_base_model, load_tokenizer, model_fingerprint
 from gradsift.runfolder import RunFolder
-from gradsift.runtime import Progress, pick_device
+from gradsift.runtime import pick_device, pick_dtype
+from gradsift.source_settings import SourceConfig
+from gradsift.sources import read_examples, source_fingerprint
+from gradsift.stages.select import read_selection, selection_examples
+from gradsift.stages.training import Training, TrainingConfig, finetune
+
+if TYPE_CHECKING:
+    from torch import nn
 
 logger = logging.getLogger(__name__)
 
-TRAINER_FOLDER = ".trainer"
-COMPLETE_MARK = "complete"
-MICRO_BATCH_TOKENS = 8192
+SETTINGS_FILE = "training.json"
+DECISIVE = ("train", "model", "encoding", "data", "seed")
+"""Fields of a trained model's manifest that decide its weights."""
+FREE_SETTINGS = {"micro_batch_size", "gradient_checkpointing", "save_steps", "report_to"}
+"""Settings that don't change what is learned: a training may go on with others."""
 
 
-class SavedCheckpoint(BaseModel):
-    """A LoRA checkpoint that the user already has."""
+class TrainConfig(TrainingConfig):
+    """The final training; what the config leaves out of TrainingConfig's keys is the warmup's."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model: ModelConfig | None = None
+    """The model to train; None: the one that selected. Another one is LESS-T: its own tokenizer, template, LoRA."""
+    method: Literal["lora", "full"] = "lora"
+    """An adapter, or every weight of the model."""
+    encoding: EncodingConfig | None = None
+    """None: the run's, with this model's tokenizer."""
+    data: list[SourceConfig] | None = None
+    """Files to train on in place of the selection."""
+    save_steps: int | None = Field(None, ge=1)
+    """Optimizer steps between checkpoints to go on from after a stop; None: an epoch."""
+    report_to: list[str] = Field([])
+    """Trackers of the Hugging Face Trainer: wandb, tensorboard, mlflow, …"""
 
-    path: str
-    learning_rate: float | None = Field(None, gt=0)
-    """Its weight in the score; None: the mean of its epoch, from trainer_state.json."""
-
-
-class WarmupConfig(BaseModel):
-    """LoRA training on a random part of the pool; the defaults are the paper's."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    fraction: float = Field(0.05, gt=0, le=1)
-    epochs: int = Field(4, ge=1)
-    learning_rate: float = Field(2.0e-5, gt=0)
-    batch_size: int = Field(128, ge=1)
-    """Examples a step, whatever the number of devices."""
-    micro_batch_size: int | Literal["auto"] = "auto"
-    """Examples that go through the model at once; changes memory and speed, not the step."""
-    lr_scheduler_type: str = "linear"
-    warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    lora: LoraConfig = LoraConfig()
-    checkpoints: list[SavedCheckpoint] | None = None
-    """Checkpoints to use in place of a warmup."""
-
-    @model_validator(mode="before")
+    @field_validator("model", mode="before")
     @classmethod
-    def _paths_are_checkpoints(cls, value: Any) -> Any:
-        if isinstance(value, dict) and isinstance(value.get("checkpoints"), list):
-            listed = [{"path": item} if isinstance(item, str) else item for item in value["checkpoints"]]
-            return {**value, "checkpoints": listed}
-        return value
+    def _name_is_a_model(cls, value: Any) -> Any:
+        return {"name_or_path": value} if isinstance(value, str) else value
+
+    @field_validator("report_to", "data", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | Mapping) else value
 
 
-def saved_checkpoints(config: WarmupConfig) -> list[Checkpoint]:
-    """The user's checkpoints, which must have folder names of their own: their stores are named after them."""
-    if not config.checkpoints:
-        raise ConfigError("warmup.checkpoints is empty: name at least one, or leave the key out")
-    found = [load_checkpoint(Path(item.path).expanduser(), item.learning_rate) for item in config.checkpoints]
-    names = [checkpoint.name for checkpoint in found]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"warmup.checkpoints: two folders are named {name}; rename one")
-    return found
+@dataclass(frozen=True)
+class TrainStage:
+    """Trains one model a target; a finished one is not trained again."""
 
+    run: RunFolder
+    model: ModelConfig
+    """The model that is trained."""
+    encoding: EncodingConfig
+    config: TrainConfig
+    pool: Sequence[SourceConfig]
+    seed: int
 
-def finished_warmup(run: RunFolder) -> list[Checkpoint]:
-    """The checkpoints of a warmup that is done; an empty list of one that isn't."""
-    return list_checkpoints(run.warmup) if (run.warmup / MANIFEST).is_file() else []
+    def train(self, target: str, method: str) -> None:
+        """Train on the selection that `method` made for the target, from the last checkpoint where there is one."""
+        folder = self.run.model(target, method)
+        settings = self._settings(target, method)
+        if _is_finished(folder, settings):
+            logger.info("train %s: %s was trained before", target, method)
+            return
+        twin = self._twin(settings)
+        if twin is not None and not folder.exists():
+            logger.info("train %s: the same as %s, which is copied", target, twin)
+            _copy_whole(twin, folder)
+            return
+        encoder = Encoder(load_tokenizer(self.model), self.encoding)
+        rows, set_aside = self._rows(encoder, target, method)
+        write_json(folder / SETTINGS_FILE, settings)
+        start = time.monotonic()
+        model = self._fresh_model()
+        log = finetune(model, self._training(rows, folder))
+        self._save(model, encoder, folder)
+        facts = {
+            **settings,
+            "num_rows": len(rows),
+            "num_tokens": sum(row.num_tokens for row in rows),
+            "set_aside": set_aside,
+            "seconds": round(time.monotonic() - start, 1),
+            "loss": _last_epoch_loss(log, self.config.epochs),
+            "log": log,
+        }
+        write_json(folder / MANIFEST, facts)
+        for path in folder.glob("checkpoint-*"):
+            shutil.rmtree(path)
+        (folder / SETTINGS_FILE).unlink()
 
+    def _twin(self, settings: Mapping[str, Any]) -> Path | None:
+        """The folder of a model that was trained alike: the full pool and a random part are the same for every target."""
+        manifests = sorted((self.run.path / "model").glob(f"*/[!.]*/{MANIFEST}"))
+        return next((path.parent for path in manifests if _is_described_by(read_json(path), settings)), None)
 
-def warmup(run: RunFolder, model_config: ModelConfig, config: WarmupConfig, seed: int) -> list[Checkpoint]:
-    """Train on a random part of the pool, from the last finished epoch where there is one; its checkpoints."""
-    corpus = Corpus(run.pool)
-    chosen = warmup_rows(corpus.num_rows, config.fraction, seed)
-    rows = _read_rows(corpus, chosen)
-    checkpoints = train_lora(rows, model_config, config, run.warmup, seed)
-    facts = {
-        "settings": config.model_dump(mode="json"),
-        "seed": seed,
-        "checkpoints": [checkpoint.name for checkpoint in checkpoints],
-        "rows": [[row.source, row.id] for row in rows],
-    }
-    write_json(run.warmup / MANIFEST, facts)
-    shutil.rmtree(run.warmup / TRAINER_FOLDER, ignore_errors=True)
-    return checkpoints
+    def _settings(self, target: str, method: str) -> dict[str, Any]:
+        """What decides the trained model."""
+        config = self.config.model_dump(mode="json", exclude={*FREE_SETTINGS, "model", "encoding", "data"})
+        data = self.config.data
+        if data is None:
+            trained_on: Any = read_selection(self.run, target, method)["sha256"]
+        else:
+            trained_on = {str(source.name): source_fingerprint(source) for source in data}
+        return {
+            "train": config,
+            "model": {**self.model.model_dump(mode="json"), "fingerprint": model_fingerprint(self.model)},
+            "encoding": self.encoding.model_dump(mode="json"),
+            "data": trained_on,
+            "seed": self.seed,
+        }
 
+    def _rows(self, encoder: Encoder, target: str, method: str) -> tuple[list[EncodedRow], dict[str, int]]:
+        """The rows to train on, and how many were set aside and why. Raises DataError where none is left."""
+        results = encoder.encode(self._examples(target, method))
+        rows = [result for result in results if isinstance(result, EncodedRow)]
+        reasons = Counter(result.reason for result in results if isinstance(result, SetAside))
+        listed = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
+        if not rows:
+            raise DataError(f"train {target}: no row can be trained on: {listed}")
+        if reasons:
+            logger.warning("train %s: %d of %d rows set aside: %s", target, reasons.total(), len(results), listed)
+        return rows, dict(reasons)
 
-def warmup_rows(num_rows: int, fraction: float, seed: int) -> list[int]:
-    """Positions of a random `fraction` of the rows, at least one, in the order drawn."""
-    count = max(1, int(num_rows * fraction + 1e-9))
-    return [int(position) for position in np.random.default_rng(seed).permutation(num_rows)[:count]]
+    def _examples(self, target: str, method: str) -> list[Example]:
+        if self.config.data is None:
+            return selection_examples(self.run, self.pool, target, method)
+        return [example for source in self.config.data for example in read_examples(source, self.seed)]
 
+    def _fresh_model(self) -> nn.Module:
+        """The base, with a fresh adapter or with every weight in float32; random numbers follow the seed."""
+        from transformers import set_seed
 
-def _read_rows(corpus: Corpus, positions: Sequence[int]) -> list[EncodedRow]:
-    wanted = set(positions)
-    found: dict[int, EncodedRow] = {}
-    for start in range(0, corpus.num_rows, 1024):
-        stop = min(start + 1024, corpus.num_rows)
-        hits = [position for position in range(start, stop) if position in wanted]
-        if hits:
-            block = corpus.rows(start, stop)
-            found |= {position: block[position - start] for position in hits}
-    return [found[position] for position in positions]
-
-
-def train_lora(
-    rows: Sequence[EncodedRow], model_config: ModelConfig, config: WarmupConfig, folder: Path, seed: int
-) -> list[Checkpoint]:
-    """Train an adapter on the rows; a checkpoint an epoch in `folder`, in the order of their steps.
-
-    The loss is the mean over examples of the mean over an example's tokens, as in the authors' runs (one example a
-    device), so that a step is the mean of the gradients whose influence is measured.
-    """
-    from transformers import set_seed
-
-    from gradsift.stages.trainer import Keeper, build_trainer
-
-    set_seed(seed)
-    model = add_lora(load_base_model(model_config, pick_device()), config.lora)
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    shapes = {name: tuple(parameter.shape) for name, parameter in trained.items()}
-    last = _last_complete(folder / TRAINER_FOLDER)
-
-    def keep(saved: Path) -> None:
-        import_checkpoint(saved, folder / saved.name, shapes)
-        (saved / COMPLETE_MARK).touch()
-
-    with Progress("warmup", _num_steps(len(rows), config), "steps") as progress:
-        if last is not None:
-            logger.info("warmup: going on from %s", last.name)
-            progress.advance(_step(last))
-        arguments = _training_arguments(rows, config, folder / TRAINER_FOLDER, seed)
-        trainer = build_trainer(model, rows, arguments, Keeper(keep, progress))
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
-    if not all(bool(parameter.isfinite().all()) for parameter in trained.values()):
-        raise UserError("the warmup diverged (weights that are not numbers): lower warmup.learning_rate")
-    return list_checkpoints(folder)
-
-
-def _training_arguments(rows: Sequence[EncodedRow], config: WarmupConfig, folder: Path, seed: int) -> dict[str, Any]:
-    micro = micro_batch_size(config, max(row.num_tokens for row in rows))
-    return {
-        "output_dir": str(folder),
-        "num_train_epochs": config.epochs,
-        "learning_rate": config.learning_rate,
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": config.batch_size // micro,
-        "lr_scheduler_type": config.lr_scheduler_type,
-        "warmup_steps": config.warmup_ratio,  # below 1: a fraction of all steps
-        "weight_decay": config.weight_decay,
-        "max_grad_norm": config.max_grad_norm,
-        "seed": seed,
-        "data_seed": seed,
-    }
-
-
-def _last_complete(folder: Path) -> Path | None:
-    """The Trainer's last checkpoint that was saved whole; what was being saved when the process died is deleted."""
-    for saved in folder.glob("checkpoint-*"):
-        if not (saved / COMPLETE_MARK).is_file():
-            shutil.rmtree(saved)
-    return max(folder.glob("checkpoint-*"), key=_step, default=None)
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _num_steps(num_rows: int, config: WarmupConfig) -> int:
-    return -(-num_rows // config.batch_size) * config.epochs
-
-
-def micro_batch_size(config: WarmupConfig, longest: int) -> int:
-    """Examples at once: as asked for, else the largest divisor of the batch that keeps to a budget of tokens."""
-    if config.micro_batch_size != "auto":
-        if config.batch_size % config.micro_batch_size:
+        set_seed(self.seed)
+        if self.config.method == "lora":
+            return add_lora(load_base_model(self.model, pick_device()), self.config.lora)
+        if self.model.quantization:
             raise ConfigError(
-                f"warmup.micro_batch_size {config.micro_batch_size} doesn't divide batch_size {config.batch_size}"
+                f"train.method: a model quantised to {self.model.quantization} can't be trained in full: "
+                "use lora, or set the model's quantization to null"
             )
-        return config.micro_batch_size
-    most = max(1, MICRO_BATCH_TOKENS // longest)
-    return max(size for size in range(1, min(most, config.batch_size) + 1) if config.batch_size % size == 0)
+        return load_base_model(self.model.model_copy(update={"dtype": "float32"}), pick_device())
+
+    def _training(self, rows: Sequence[EncodedRow], folder: Path) -> Training:
+        return Training(
+            "train",
+            rows,
+            self.config,
+            self.seed,
+            folder,
+            save_steps=self.config.save_steps,
+            report_to=self.config.report_to,
+            bf16=self.config.method == "full" and self._dtype_name() == "bfloat16",
+        )
+
+    def _dtype_name(self) -> str:
+        return str(pick_dtype(self.model.dtype)).removeprefix("torch.")
+
+    def _save(self, model: nn.Module, encoder: Encoder, folder: Path) -> None:
+        """The adapter or the whole model, and a tokenizer that knows the template it was trained with."""
+        if self.config.method == "full":
+            model.to(pick_dtype(self.model.dtype))
+        model.save_pretrained(folder)  # type: ignore[operator]
+        encoder.save_tokenizer(folder)
+
+
+def _is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether the model is there; raises RunFolderError where it, or a part of it, was trained in other settings."""
+    described = next((folder / name for name in (MANIFEST, SETTINGS_FILE) if (folder / name).is_file()), None)
+    if described is None:
+        return False
+    before = read_json(described)
+    for key, now in settings.items():
+        difference = first_difference(before[key], now, key)
+        if difference:
+            what = "another selection" if key == "data" and isinstance(now, str) else f"other settings: {difference}"
+            raise RunFolderError(f"{folder} was trained with {what}; delete it to train again, or set it back")
+    return described.name == MANIFEST
+
+
+def _is_described_by(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    return all(facts.get(key) == value for key, value in settings.items())
+
+
+def _copy_whole(folder: Path, destination: Path) -> None:
+    unfinished = destination.with_name(f".{destination.name}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(folder, unfinished)
+    unfinished.rename(destination)
+
+
+def trained_settings(run: RunFolder, target: str, method: str) -> dict[str, Any]:
+    """What decided the trained model; raises DataError where there is none."""
+    path = run.model(target, method) / MANIFEST
+    if not path.is_file():
+        raise DataError(f"there is no model for target {target} yet: run `gradsift train` first", path.parent)
+    facts = read_json(path)
+    return {key: facts[key] for key in DECISIVE}
+
+
+def _last_epoch_loss(log: Sequence[Mapping[str, float]], epochs: int) -> float:
+    """Mean loss of the last epoch's steps, in nats."""
+    losses = [entry["loss"] for entry in log if entry["epoch"] > epochs - 1 + 1e-6]
+    return sum(losses) / len(losses)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from gradsift.batching import Batch, pad_rows
+from gradsift.batching import Batch, groups_of_like_length, pad_rows
 from gradsift.encoding import EncodedRow
 from gradsift.losses import example_losses
 from gradsift.runtime import Progress
@@ -24,8 +24,15 @@ class ExampleMeanTrainer(Trainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs = False  # so that the losses of micro-batches are averaged
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
-        """Mean of the examples' losses."""
-        return example_losses(model, Batch(inputs["input_ids"], inputs["attention_mask"], inputs["labels"])).mean()
+        """Mean of the examples' losses.
+
+        Rows of like length go through the model together: a step's rows are drawn at random, and padding all of
+        them to the longest would cost more than the rows themselves.
+        """
+        batch = Batch(inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
+        lengths = batch.attention_mask_BT.sum(dim=1).tolist()
+        parts = [batch.part(group, lengths[group[0]]) for group in groups_of_like_length(lengths)]
+        return torch.cat([example_losses(model, part) for part in parts]).mean()
 
 
 class Keeper(TrainerCallback):  # type: ignore[misc]
@@ -48,11 +55,9 @@ def build_trainer(model: nn.Module, rows: Sequence[EncodedRow], arguments: dict[
     settings = TrainingArguments(
         **arguments,
         optim="adamw_torch",
-        save_strategy="epoch",
         save_total_limit=2,
         logging_steps=1,
         logging_nan_inf_filter=False,
-        report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,

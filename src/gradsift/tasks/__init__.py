@@ -1,4 +1,4 @@
-"""`TASKS`: the built-in target tasks by name; each is a module that gives back the examples of a target."""
+"""`TASKS`: the built-in target tasks by name; each is a module that gives back a target's examples and questions."""
 
 from __future__ import annotations
 
@@ -7,16 +7,29 @@ from typing import Protocol
 
 from gradsift.data import Example
 from gradsift.tasks import bbh, mmlu, tydiqa
+from gradsift.tasks.question import EvaluationProtocol, Question
 
 
 class TargetTask(Protocol):
     """What a task's module offers."""
+
+    EVALUATION: EvaluationProtocol
+    """How its held-out questions are asked and judged."""
 
     def validation_examples(self, path: Path, target: str) -> list[Example]:
         """The few-shot examples in `path`, in file order, each with its subtask and `target` as its source.
 
         `path` is a folder in the authors' layout, one of its files, or JSONL (its "val" rows). `DataError`
         where nothing is there, a row can't be used, or no row is left.
+        """
+        ...
+
+    def test_questions(self, path: Path, shots_path: Path) -> list[Question]:
+        """The held-out questions in `path` in the natural order of their ids, each with its subtask's shots.
+
+        The shots are the validation examples in `shots_path`, in the natural order of their ids, however many
+        there are. `path` is as above, with the authors' test files and JSONL rows of split "test"; it may be the
+        same. `DataError` where no question is there, a row can't be used, or a subtask has no shots' file.
         """
         ...
 

@@ -14,6 +14,7 @@ from typing import IO, Any
 from gradsift.errors import DataError
 
 VALIDATION_SPLIT = "val"
+TEST_SPLIT = "test"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,12 @@ class Row:
         return self.fields[name]
 
 
-def target_files(path: Path, task: str, patterns: tuple[str, ...]) -> list[Path]:
+def target_files(path: Path, task: str, patterns: tuple[str, ...], without: tuple[str, ...] = ()) -> list[Path]:
     """The file that `path` is, or the files of the first pattern that fits in the folder, sorted.
 
     A folder may be the task's own, the one that holds it (`<task>/`), or the authors' data folder
-    (`eval/<task>/`). `DataError`, naming what was looked for, where there is nothing.
+    (`eval/<task>/`). Files named in `without` don't count. `DataError`, naming what was looked for, where
+    there is nothing.
     """
     if path.is_file():
         return [path]
@@ -69,7 +71,7 @@ def target_files(path: Path, task: str, patterns: tuple[str, ...]) -> list[Path]
         raise DataError("no such file or folder", path)
     wanted = [folder + pattern for folder in ("", f"{task}/", f"eval/{task}/") for pattern in patterns]
     for pattern in wanted:
-        if found := sorted(path.glob(pattern)):
+        if found := sorted(file for file in path.glob(pattern) if file.name not in without):
             return found
     raise DataError(f"this folder holds no {task} examples; looked for {', '.join(wanted)}", path)
 
@@ -103,16 +105,39 @@ def json_object(path: Path) -> dict[str, Any]:
 def validation_rows(path: Path) -> list[Row]:
     """The rows of a JSONL file whose `split` is "val"; all of them where the file has no `split`."""
     rows = _rows(path)
-    if not any("split" in row.fields for row in rows):
+    if not _have_splits(rows):
         return rows
-    validation = [row for row in rows if row.text("split") == VALIDATION_SPLIT]
-    if not validation:
-        splits = ", ".join(sorted({row.text("split") for row in rows}))
+    return _of_split(rows, VALIDATION_SPLIT, "a target without examples", path)
+
+
+def held_out_rows(path: Path, shots_path: Path) -> list[Row]:
+    """The rows of a JSONL file whose `split` is "test".
+
+    All of them where the file has no `split` and isn't the one that the shots come from; `DataError` where it is,
+    for nothing is held out then.
+    """
+    rows = _rows(path)
+    if _have_splits(rows):
+        return _of_split(rows, TEST_SPLIT, "a target without held-out items", path)
+    if path.resolve() == shots_path.resolve():
         raise DataError(
-            f"a target without examples: no row has split {VALIDATION_SPLIT!r}; the splits are: {splits}",
+            f"no row has a split, so none is held out: mark rows with split {TEST_SPLIT!r} and {VALIDATION_SPLIT!r}, "
+            "or give the target a test_path",
             path,
         )
-    return validation
+    return rows
+
+
+def _have_splits(rows: list[Row]) -> bool:
+    return any("split" in row.fields for row in rows)
+
+
+def _of_split(rows: list[Row], split: str, problem: str, path: Path) -> list[Row]:
+    chosen = [row for row in rows if row.text("split") == split]
+    if not chosen:
+        splits = ", ".join(sorted({row.text("split") for row in rows}))
+        raise DataError(f"{problem}: no row has split {split!r}; the splits are: {splits}", path)
+    return chosen
 
 
 def _rows(path: Path) -> list[Row]:

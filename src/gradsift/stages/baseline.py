@@ -1,0 +1,64 @@
+"""Scores of the baselines: the same files as LESS's, from the texts of the pool and the targets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gradsift.artifact import fingerprint
+from gradsift.baselines import BASELINES, Texts
+from gradsift.corpus import Corpus
+from gradsift.data import Example
+from gradsift.runfolder import RunFolder
+from gradsift.scoring import ScoreConfig
+from gradsift.source_settings import SourceConfig
+from gradsift.sources import read_examples
+from gradsift.stages.encode import TargetConfig, target_examples
+from gradsift.stages.score import TargetSide, facts_of, write_scores
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BaselineStage:
+    """Scores a target by a baseline where it has no scores yet."""
+
+    run: RunFolder
+    pool: Sequence[SourceConfig]
+    config: ScoreConfig
+    seed: int
+
+    def score(self, target: TargetConfig, method: str) -> None:
+        """Write the scores that `method` (a name of BASELINES) gives the pool's rows for the target."""
+        examples = _in_corpus(Corpus(self.run.target(target.name)), target_examples(target, self.seed))
+        subtasks = [example.subtask or target.name for example in examples]
+        data = [Corpus(folder).manifest["fingerprint"] for folder in (self.run.pool, self.run.target(target.name))]
+        inputs = fingerprint([method, self.seed, self.config.model_dump(), data, subtasks])
+        if facts_of(self.run.scores(target.name, method)).get("inputs") == inputs:
+            logger.info("score %s: %s has its scores", target.name, method)
+            return
+        names = sorted(set(subtasks))
+        rows = self._pool_examples()
+        texts = Texts(
+            pool=[example.text for example in rows],
+            answers=[example.answer for example in rows],
+            target=[example.text for example in examples],
+            subtasks=[names.index(subtask) for subtask in subtasks],
+            seed=self.seed,
+        )
+        scores_NG = torch.from_numpy(BASELINES[method](texts))
+        write_scores(self.run, TargetSide(target.name, names, [], 0, inputs), scores_NG, self.config, method)
+
+    def _pool_examples(self) -> list[Example]:
+        rows = [example for source in self.pool for example in read_examples(source, self.seed)]
+        return _in_corpus(Corpus(self.run.pool), rows)
+
+
+def _in_corpus(corpus: Corpus, examples: Sequence[Example]) -> list[Example]:
+    """The examples that were not set aside, in the corpus' order."""
+    by_key = {(example.source, example.id): example for example in examples}
+    table = corpus.table(["source", "id"])
+    return [by_key[key] for key in zip(table["source"].to_pylist(), table["id"].to_pylist(), strict=True)]

@@ -1,0 +1,108 @@
+"""The warmup stage: LoRA training on a random part of the pool, a checkpoint an epoch; or the user's checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from gradsift.artifact import MANIFEST, write_json
+from gradsift.checkpoints import Checkpoint, import_checkpoint, list_checkpoints, load_checkpoint
+from gradsift.corpus import Corpus
+from gradsift.encoding import EncodedRow
+from gradsift.errors import ConfigError
+from gradsift.modeling import ModelConfig, add_lora, load_base_model
+from gradsift.runfolder import RunFolder
+from gradsift.runtime import pick_device
+from gradsift.stages.training import TRAINER_FOLDER, Training, TrainingConfig, finetune
+
+
+class SavedCheckpoint(BaseModel):
+    """A LoRA checkpoint that the user already has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    learning_rate: float | None = Field(None, gt=0)
+    """Its weight in the score; None: the mean of its epoch, from trainer_state.json."""
+
+
+class WarmupConfig(TrainingConfig):
+    """LoRA training on a random part of the pool."""
+
+    fraction: float = Field(0.05, gt=0, le=1)
+    checkpoints: list[SavedCheckpoint] | None = None
+    """Checkpoints to use in place of a warmup."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paths_are_checkpoints(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("checkpoints"), list):
+            listed = [{"path": item} if isinstance(item, str) else item for item in value["checkpoints"]]
+            return {**value, "checkpoints": listed}
+        return value
+
+
+def saved_checkpoints(config: WarmupConfig) -> list[Checkpoint]:
+    """The user's checkpoints, which must have folder names of their own: their stores are named after them."""
+    if not config.checkpoints:
+        raise ConfigError("warmup.checkpoints is empty: name at least one, or leave the key out")
+    found = [load_checkpoint(Path(item.path).expanduser(), item.learning_rate) for item in config.checkpoints]
+    names = [checkpoint.name for checkpoint in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"warmup.checkpoints: two folders are named {name}; rename one")
+    return found
+
+
+def finished_warmup(run: RunFolder) -> list[Checkpoint]:
+    """The checkpoints of a warmup that is done; an empty list of one that isn't."""
+    return list_checkpoints(run.warmup) if (run.warmup / MANIFEST).is_file() else []
+
+
+def warmup(run: RunFolder, model_config: ModelConfig, config: WarmupConfig, seed: int) -> list[Checkpoint]:
+    """Train on a random part of the pool, from the last finished epoch where there is one; its checkpoints."""
+    from transformers import set_seed
+
+    corpus = Corpus(run.pool)
+    rows = _read_rows(corpus, warmup_rows(corpus.num_rows, config.fraction, seed))
+    set_seed(seed)
+    model = add_lora(load_base_model(model_config, pick_device()), config.lora)
+    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters() if weight.requires_grad}
+
+    def keep(saved: Path) -> None:
+        import_checkpoint(saved, run.warmup / saved.name, shapes)
+
+    finetune(model, Training("warmup", rows, config, seed, run.warmup / TRAINER_FOLDER, keep))
+    checkpoints = list_checkpoints(run.warmup)
+    facts = {
+        "settings": config.model_dump(mode="json"),
+        "seed": seed,
+        "checkpoints": [checkpoint.name for checkpoint in checkpoints],
+        "rows": [[row.source, row.id] for row in rows],
+    }
+    write_json(run.warmup / MANIFEST, facts)
+    shutil.rmtree(run.warmup / TRAINER_FOLDER, ignore_errors=True)
+    return checkpoints
+
+
+def warmup_rows(num_rows: int, fraction: float, seed: int) -> list[int]:
+    """Positions of a random `fraction` of the rows, at least one, in the order drawn."""
+    count = max(1, int(num_rows * fraction + 1e-9))
+    return [int(position) for position in np.random.default_rng(seed).permutation(num_rows)[:count]]
+
+
+def _read_rows(corpus: Corpus, positions: Sequence[int]) -> list[EncodedRow]:
+    wanted = set(positions)
+    found: dict[int, EncodedRow] = {}
+    for start in range(0, corpus.num_rows, 1024):
+        stop = min(start + 1024, corpus.num_rows)
+        hits = [position for position in range(start, stop) if position in wanted]
+        if hits:
+            block = corpus.rows(start, stop)
+            found |= {position: block[position - start] for position in hits}
+    return [found[position] for position in positions]

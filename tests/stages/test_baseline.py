@@ -1,0 +1,54 @@
+"""Baselines through the command line: no model, the files of LESS."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from runs import gradsift, small_pool, tiny_run
+
+from gradsift.baselines import BASELINES
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_a_baseline_selects_without_warmup_or_features(tmp_path: Path, tiny_model_folder: Path, method: str) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder)
+    assert gradsift("run", config, "--until", "select", f"select.method={method}") == 0
+    selected = (tmp_path / "run" / "selection" / "sums" / f"{method}.jsonl").read_bytes().splitlines()
+    pool = (tmp_path / "pool.jsonl").read_bytes().splitlines()
+    assert len(selected) == (24 if method == "full" else 6)
+    assert len(set(selected)) == len(selected)
+    assert set(selected) <= set(pool)
+    assert not (tmp_path / "run" / "features").exists()
+    assert not (tmp_path / "run" / "warmup").exists()
+
+
+def test_baselines_write_the_columns_of_less(tmp_path: Path, tiny_model_folder: Path) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder)
+    for method in ("less", "bm25"):
+        assert gradsift("run", config, "--until", "select", f"select.method={method}") == 0
+    less, bm25 = (pq.read_table(tmp_path / "run" / "scores" / "sums" / f"{name}.parquet") for name in ("less", "bm25"))
+    assert less.column_names == bm25.column_names
+    assert less["id"].to_pylist() == bm25["id"].to_pylist()
+
+
+def test_random_draws_follow_the_seed(tmp_path: Path, tiny_model_folder: Path) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder)
+    drawn = []
+    for seed in (0, 1, 0):
+        run_dir = tmp_path / str(len(drawn))
+        overrides = ["select.method=random", f"seed={seed}", f"run_dir={run_dir}"]
+        assert gradsift("run", config, "--until", "select", *overrides) == 0
+        drawn.append((run_dir / "selection" / "sums" / "random.jsonl").read_text())
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
+def test_bm25_finds_the_words_of_the_target(tmp_path: Path, tiny_model_folder: Path) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder)
+    (tmp_path / "target.jsonl").write_text(json.dumps({**small_pool()[5], "kind": "one"}) + "\n")
+    overrides = ["select.method=bm25", "select.fraction=0.05", "select.overlap_ngrams=0"]
+    assert gradsift("run", config, "--until", "select", *overrides) == 0
+    (best,) = (tmp_path / "run" / "selection" / "sums" / "bm25.jsonl").read_text().splitlines()
+    assert json.loads(best)["messages"] == small_pool()[5]["messages"]

@@ -1,0 +1,151 @@
+"""Selections through the command line, on scores that need no model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import conversation, gradsift, small_pool, tiny_run, write_jsonl
+
+from gradsift.stages.overlap import PoolOverlap
+from gradsift.strategies import STRATEGIES
+
+LONG = "Anna had nine red apples, gave four of them to Bert, and then ate two: how many has she now?"
+
+
+def select(config: Path, *overrides: str) -> int:
+    """Select by the longest answer."""
+    return gradsift("run", config, "--until", "select", "select.method=length", *overrides)
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "run" / "selection" / "sums" / "length.json").read_text())
+    return found
+
+
+def chosen(folder: Path) -> list[str]:
+    lines = (folder / "run" / "selection" / "sums" / "length.jsonl").read_text().splitlines()
+    return [json.loads(line)["id"] for line in lines]
+
+
+def with_pool(folder: Path, model: Path, rows: list[dict[str, Any]]) -> Path:
+    """A config whose pool is these rows, then the small pool."""
+    config = tiny_run(folder, model)
+    write_jsonl(folder / "pool.jsonl", [*rows, *small_pool()])
+    return config
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_selects(tmp_path: Path, tiny_model_folder: Path, strategy: str) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder)
+    assert select(config, f"select.strategy={strategy}") == 0
+    assert len(set(chosen(tmp_path))) == 6
+
+
+def test_a_row_with_a_validation_example_is_kept_out_and_counted(
+    tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leak = conversation("leak", "How much is 1 and 1?", "It is 2. " * 20)
+    config = with_pool(tmp_path, tiny_model_folder, [leak])
+    assert select(config) == 0
+    assert "leak" not in chosen(tmp_path)
+    assert facts(tmp_path)["kept_out"] == {"overlap_ngrams": 1}
+    assert "kept out for sums: 1 × text of its items" in capsys.readouterr().out
+    overlap = json.loads((tmp_path / "run" / "targets" / "sums" / "overlap.json").read_text())
+    assert (overlap["rows"], overlap["num_items"]) == ([0], 4)
+
+
+def test_the_whole_pool_is_without_overlap_too(tmp_path: Path, tiny_model_folder: Path) -> None:
+    config = with_pool(tmp_path, tiny_model_folder, [conversation("leak", "How much is 1 and 1?", "It is 2.")])
+    assert gradsift("run", config, "--until", "select", "select.method=full") == 0
+    lines = (tmp_path / "run" / "selection" / "sums" / "full.jsonl").read_text().splitlines()
+    assert len(lines) == 24
+
+
+def test_overlap_found_once_serves_every_method(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leak = conversation("leak", "How much is 1 and 1?", "It is 2. " * 20)
+    config = with_pool(tmp_path, tiny_model_folder, [leak])
+    assert select(config) == 0
+    monkeypatch.setattr(PoolOverlap, "_read", None)
+    assert select(config, "select.strategy=mean") == 0
+    assert "leak" not in chosen(tmp_path)
+
+
+def test_a_row_with_a_held_out_item_is_kept_out(tmp_path: Path, tiny_model_folder: Path) -> None:
+    leak = conversation("leak", f"Please: {LONG}", "She has three apples, and that is all there is to say.")
+    config = with_pool(tmp_path, tiny_model_folder, [leak])
+    test_path = write_jsonl(tmp_path / "test.jsonl", [conversation("q", LONG, "3", kind="even")])
+    assert select(config) == 0
+    assert chosen(tmp_path)[0] == "leak"
+    assert select(config, f"targets.sums.test_path={test_path}") == 0
+    assert "leak" not in chosen(tmp_path)
+
+
+def test_overlap_is_not_looked_for_where_it_is_turned_off(tmp_path: Path, tiny_model_folder: Path) -> None:
+    leak = conversation("leak", "How much is 1 and 1?", "It is 2. " * 20)
+    config = with_pool(tmp_path, tiny_model_folder, [leak])
+    assert select(config, "select.overlap_ngrams=0") == 0
+    assert chosen(tmp_path)[0] == "leak"
+    assert not (tmp_path / "run" / "targets" / "sums" / "overlap.json").exists()
+
+
+def test_a_system_prompt_that_pool_and_target_share_is_no_overlap(tmp_path: Path, tiny_model_folder: Path) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder)
+    for name in ("pool.jsonl", "target.jsonl"):
+        rows = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        for row in rows:
+            row["messages"].insert(0, {"role": "system", "content": LONG})
+        write_jsonl(tmp_path / name, rows[:24] if name == "pool.jsonl" else rows[:1])
+    assert select(config, "encoding.max_length=512") == 0
+    assert facts(tmp_path)["kept_out"] == {}
+
+
+def test_held_out_items_that_cannot_be_read_are_said_not_to_count(
+    tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder)
+    assert select(config, f"targets.sums.test_path={tmp_path / 'none.jsonl'}") == 0
+    assert "compared with its validation examples alone" in capsys.readouterr().err
+
+
+def test_a_pool_of_nothing_but_overlap_is_refused_with_the_reason(
+    tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder)
+    write_jsonl(tmp_path / "pool.jsonl", [conversation("leak", "How much is 1 and 1?", "It is 2.")])
+    assert select(config) == 2
+    assert "1 were kept out by select.overlap_ngrams" in capsys.readouterr().err
+
+
+def test_the_first_of_equal_rows_is_chosen(tmp_path: Path, tiny_model_folder: Path) -> None:
+    twins = [conversation(name, "Who is it?", "A long answer, the same for both.") for name in ("twin-b", "twin-a")]
+    config = with_pool(tmp_path, tiny_model_folder, twins)
+    assert select(config, "select.fraction=0.12") == 0
+    assert chosen(tmp_path)[:2] == ["twin-a", "twin-b"]
+    assert select(config, "select.fraction=0.12", "select.deduplicate=exact") == 0
+    assert chosen(tmp_path)[0] == "twin-a"
+    assert "twin-b" not in chosen(tmp_path)
+    assert facts(tmp_path)["kept_out"] == {"deduplicate": 1}
+    assert len(chosen(tmp_path)) == 3
+
+
+def test_a_source_gives_no_more_than_its_most(tmp_path: Path, tiny_model_folder: Path) -> None:
+    other = write_jsonl(tmp_path / "other.jsonl", [conversation(f"o{i}", f"Say {i}.", "Yes, " * 9) for i in range(9)])
+    config = tiny_run(tmp_path, tiny_model_folder)
+    pool = f'[{{name: pool, path: "{tmp_path / "pool.jsonl"}"}}, {{name: other, path: "{other}"}}]'
+    assert select(config, f"pool={pool}", "select.fraction=0.25", "select.per_source_max=0.5") == 0
+    assert facts(tmp_path)["per_source"] == {"other": 4, "pool": 4}
+
+
+def test_a_draw_follows_the_seed_of_the_run(tmp_path: Path, tiny_model_folder: Path) -> None:
+    drawn = []
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / folder).mkdir()
+        config = tiny_run(tmp_path / folder, tiny_model_folder)
+        assert select(config, "select.gumbel=5", f"seed={seed}") == 0
+        drawn.append(chosen(tmp_path / folder))
+    assert drawn[0] == drawn[1] != drawn[2]
