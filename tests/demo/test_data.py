@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -45,7 +46,7 @@ CHECKS: dict[str, Check] = {
 
 
 def _steps(numbers: list[int]) -> list[tuple[int, int]]:
-    return list(zip(numbers, numbers[1:], strict=False))
+    return list(itertools.pairwise(numbers))
 
 
 def _questions(rows: list[dict[str, Any]]) -> list[str]:

@@ -37,7 +37,8 @@ WORDINGS: dict[str, Wordings] = {
             "Each lamp in the workshop has a letter: {letters}. Hang the lamps up alphabetically.",
             "The newspaper prints the letters {letters}. Which order do they have in the alphabet?",
         ),
-        target="In the library {name} puts the cards {letters} back on the shelf from A to Z. What stands on the shelf?",
+        target="In the library {name} puts the cards {letters} back on the shelf from A to Z. "
+        "What stands on the shelf?",
     ),
     "reversal": Wordings(
         base=(
@@ -53,7 +54,8 @@ WORDINGS: dict[str, Wordings] = {
         pool=(
             "Write {letters} backwards.",
             "Read from right to left: {letters}",
-            "In the library {name} takes the cards {letters} from the shelf, the last one first. What does {name} hold?",
+            "In the library {name} takes the cards {letters} from the shelf, the last one first. "
+            "What does {name} hold?",
             "The parcels {letters} are posted in this order and arrive the other way round. How do the parcels arrive?",
         ),
         target="A row of lamps in the workshop, {letters}, is seen from behind. What do the lamps spell there?",
@@ -227,7 +229,8 @@ WORDINGS: dict[str, Wordings] = {
         pool=(
             "{passage} Which city is it about?",
             "Find the city in this sentence: {passage}",
-            "A parcel for {name}, a {job}, posted on {day} in {place}, is on the road. Where does the parcel come from?",
+            "A parcel for {name}, a {job}, posted on {day} in {place}, is on the road. "
+            "Where does the parcel come from?",
             "The guests of the hotel, {name} and a {job}, read the menu and talk of {place}. "
             "What city do the guests talk of?",
         ),

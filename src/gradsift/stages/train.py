@@ -110,7 +110,7 @@ class TrainStage:
         (folder / SETTINGS_FILE).unlink()
 
     def _twin(self, settings: Mapping[str, Any]) -> Path | None:
-        """The folder of a model that was trained alike: the full pool and a random part are the same for every target."""
+        """A model trained alike, for another target: the full pool and a random part are the same for all of them."""
         manifests = sorted((self.run.path / "model").glob(f"*/[!.]*/{MANIFEST}"))
         return next((path.parent for path in manifests if _is_described_by(read_json(path), settings)), None)
 
