@@ -46,7 +46,6 @@ class Scale:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
-    logging.disable(logging.WARNING)
     scale = _scale(_options(arguments))
     print_header()
     batch = random_batch(scale.rows, scale.tokens, scale.tokens // 2).to(scale.device)
@@ -121,4 +120,5 @@ def matrix_peak(device: torch.device) -> float:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)
     main()

@@ -146,6 +146,7 @@ def _random_llama() -> nn.Module:
         tie_word_embeddings=True,
     )
     model: nn.Module = LlamaForCausalLM(config)
+    model.name_or_path = "random"  # PEFT warns of a model without a name
     return model
 
 

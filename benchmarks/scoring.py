@@ -38,7 +38,7 @@ def main() -> None:
     """Print the table."""
     logging.disable(logging.WARNING)
     options = _options()
-    print_header()
+    print_header(wall=True)
     for name in options.only:
         PARTS[name](options)
 

@@ -45,12 +45,12 @@ class Goal:
         return f"| {self.what} | {''.join(bounds) or '–'} | {self.figure:,.3g} | {verdict} | {self.note} |"
 
 
-def print_header() -> None:
+def print_header(wall: bool = False) -> None:
     """Say which machine and what is timed, and begin the table."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    clock = "CPU time of the process" if single_threaded() else "wall clock"
+    clock = "wall clock" if wall or not single_threaded() else "CPU time of the process"
     load = os.getloadavg()[0]
     print(f"{machine()}; {torch.get_num_threads()} torch threads; {clock}; load {load:.1f} at the start\n")
     print("| what | goal | figure | holds | how |\n| --- | --- | --- | --- | --- |", flush=True)

@@ -69,7 +69,10 @@ def influence_scores(features_RK: Tensor, norms_R: Tensor, directions_GK: Tensor
 
     Few rows at a time, so that their float32 copies stay in a core's cache.
     """
-    products = [directions_GK @ rows_SK.float().T for rows_SK in features_RK.split(ROWS_IN_CACHE)]
+    buffer_SK = torch.empty(min(ROWS_IN_CACHE, len(features_RK)), features_RK.shape[1])
+    products = [
+        directions_GK @ buffer_SK[: len(rows_SK)].copy_(rows_SK).T for rows_SK in features_RK.split(ROWS_IN_CACHE)
+    ]
     scores_RG = torch.cat(products, dim=1).T / norms_R[:, None]
     return scores_RG.masked_fill(~usable_rows(norms_R)[:, None], float("nan"))
 

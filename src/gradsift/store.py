@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gradsift.artifact import MANIFEST, atomic_path, file_sha256, read_json, remove_leftovers, write_json
+from gradsift.artifact import MANIFEST, atomic_path, file_sha256, read_json, read_soon, remove_leftovers, write_json
 from gradsift.errors import StoreDamaged, StoreMismatch
 
 FORMAT_VERSION = 1
@@ -36,8 +36,6 @@ JOINED_FIELDS = (
     "projection",
 )
 """Fields of the meaning that a pool's and a target's store must share. What they don't: data, gradient, dtypes."""
-
-Item = TypeVar("Item")
 
 SMALL_FLOAT16, LARGE_FLOAT16 = 2.0**-6, 2.0**15
 
@@ -90,10 +88,12 @@ class FeatureStore:
             yield read_shard(self.folder / record["file"])
 
     def blocks(self) -> Iterator[Block]:
-        """The rows in order, a block of at most BLOCK_ROWS at a time; the next one is read meanwhile."""
+        """The rows in order, a block of at most BLOCK_ROWS at a time; the disk reads ahead by a shard."""
         paths = [self.folder / record["file"] for record in self.manifest["shards"]]
-        blocks = (block for path in paths for block in read_blocks(path))
-        return ahead(blocks)
+        for path, following in zip_longest(paths, paths[1:]):
+            if following is not None:
+                read_soon(following)
+            yield from read_blocks(path)
 
     def verify(self) -> None:
         """Check every shard against its checksum; raises StoreDamaged naming the first that differs."""
@@ -241,15 +241,6 @@ def read_blocks(path: Path) -> Iterator[Block]:
                 yield Block(*(tensor[start : start + BLOCK_ROWS] for tensor in slices))
     except (SafetensorError, OSError) as error:
         raise StoreDamaged(f"{path}: can't be read: {error}") from error
-
-
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items, each made by a thread of its own while its forerunner is in use."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = thread.submit(next, items, None)
-            yield item
 
 
 def storage_scales(features_RK: Tensor, dtype: str) -> Tensor:

@@ -176,9 +176,18 @@ def test_warmup_and_features_work_on_other_families(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_training_ends_as_an_uninterrupted_one(selected: Path, tmp_path: Path) -> None:
-    """Killed after a checkpoint, it loses no more than one interval, and ends with the same adapter."""
-    overrides = ["train.epochs=8", "train.save_steps=2", "train.batch_size=1", "train.lora.dropout=0.1"]
+@pytest.mark.parametrize(("method", "weights"), [("lora", ADAPTER), ("full", "model.safetensors")])
+def test_a_killed_training_ends_as_an_uninterrupted_one(
+    selected: Path, tmp_path: Path, method: str, weights: str
+) -> None:
+    """Killed after a checkpoint, it loses no more than one interval, and ends with the same weights."""
+    overrides = [
+        f"train.method={method}",
+        "train.epochs=8",
+        "train.save_steps=2",
+        "train.batch_size=1",
+        "train.lora.dropout=0.1",
+    ]
     folders = {}
     for name in ("whole", "killed"):
         shutil.copytree(selected / "run", tmp_path / name / "run")
@@ -198,8 +207,8 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(selected: Path, tmp_path
     whole, killed = (read_json(folder / "manifest.json") for folder in folders.values())
     assert killed["loss"] == pytest.approx(whole["loss"], rel=1e-4)
     assert [entry["step"] for entry in killed["log"]] == list(range(1, 49))
-    adapters = [load_file(folder / ADAPTER) for folder in folders.values()]
-    assert all(torch.allclose(tensor, adapters[1][name], atol=1e-6) for name, tensor in adapters[0].items())
+    whole_weights, killed_weights = (load_file(folder / weights) for folder in folders.values())
+    assert all(torch.allclose(tensor, killed_weights[name], atol=1e-6) for name, tensor in whole_weights.items())
     assert not any(folders["killed"].glob("checkpoint-*"))
 
 
