@@ -10,7 +10,7 @@ PINS := pyproject.toml constraints.txt
 help: ## print the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */:/' | awk -F: '{printf "make %-7s %s\n", $$1, $$2}'
 
-demo: .venv/package.stamp ## the whole method on a tiny model and pool made on the spot, into OUT=runs/demo
+demo: .venv/package.stamp ## LESS against random, BM25 and the full pool on a small model and pool, into OUT=runs/demo
 	.venv/bin/gradsift demo --out $(OUT)
 
 test: .venv/dev.stamp ## all tests

@@ -15,14 +15,13 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from gradsift.artifact import atomic_open
-from gradsift.config import RunConfig, load_config
+from gradsift.config import load_config
 from gradsift.demo.data import Row, pool_rows, target_rows
 from gradsift.demo.quality import MODEL
 from gradsift.demo.skills import SKILLS
@@ -32,13 +31,13 @@ from gradsift.pipeline import run
 from gradsift.runtime import duration
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
 logger = logging.getLogger(__name__)
 
 POOL_SEED, TARGET_SEED = 1, 2
 """Seed 0 made the base model's texts."""
-TARGETS = ("sorting", "sequence", "comparison")
+TARGETS = ("counting", "sorting", "sequence")
 """Skills on letters and on numbers; the first is the default target."""
 
 
@@ -117,6 +116,7 @@ def _config(out: Path, targets: Sequence[str], sizes: DemoSizes) -> dict[str, An
         },
         "features": {"projection": {"dim": sizes.projection}},
         "select": {"fraction": 0.05},
+        "evaluate": {"base": True},
     }
 
 
@@ -161,32 +161,11 @@ def do_seed(out: Path, seed: int) -> None:
         for method in METHODS:
             config = load_config(
                 out / "config.yaml",
-                [f"seed={seed}", f"run_dir={json.dumps(str(_run_dir(out, seed)))}", f"select.method={method}"],
+                [f"seed={seed}", f"run_dir={json.dumps(str(_run_dir(out, seed)))}", *METHODS[method]],
             )
             start = time.monotonic()
             run(config)
             logger.info("%s done in %s", method, duration(time.monotonic() - start))
-        _evaluate_base(out, config)
-
-
-def _evaluate_base(out: Path, config: RunConfig) -> None:
-    """The base model's own answers, made by the first process that needs them."""
-    from gradsift.encoding import Encoder
-    from gradsift.modeling import load_tokenizer
-    from gradsift.stages.evaluate import EvaluationJob, evaluate_target
-
-    encoder = Encoder(load_tokenizer(config.model), config.encoding)
-    for target in config.targets:
-        path = _run_dir(out, config.seed) / "evaluation" / target.name / "base.json"
-        job = EvaluationJob(partial(_base, config), encoder, target, config.evaluate, path.with_suffix(""), path)
-        evaluate_target(job)
-
-
-def _base(config: RunConfig) -> nn.Module:
-    from gradsift.modeling import load_base_model
-    from gradsift.runtime import pick_device
-
-    return load_base_model(config.model, pick_device()).eval()
 
 
 @contextlib.contextmanager
