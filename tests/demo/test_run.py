@@ -10,7 +10,7 @@ import pytest
 from gradsift.demo.run import TARGETS, DemoSizes, demo, named_targets
 from gradsift.errors import ConfigError
 
-TINY = DemoSizes(pool_rows=120, examples=4, held_out=6, seeds=(0, 1), epochs=1, projection=128, own_processes=False)
+TINY = DemoSizes(pool_rows=120, examples=4, held_out=6, seeds=(0, 1), epochs=2, projection=128, own_processes=False)
 
 
 @pytest.fixture(scope="module")

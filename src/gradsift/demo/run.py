@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -29,9 +29,6 @@ from gradsift.demo.table import METHODS, Outcomes, table
 from gradsift.errors import ConfigError, nearest
 from gradsift.pipeline import run
 from gradsift.runtime import duration
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
