@@ -67,7 +67,9 @@ def test_held_out_items_that_cannot_be_read_are_refused_before_any_training(
 ) -> None:
     (tmp_path / "held_out.jsonl").write_text("{}\n")
     assert gradsift("run", config) == 2
-    assert "held_out.jsonl" in capsys.readouterr().err
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "held_out.jsonl" in line
+    assert "leave evaluation out with --until train" in line
     assert not (tmp_path / "run" / "warmup").exists()
 
 

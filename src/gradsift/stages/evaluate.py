@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gradsift.artifact import atomic_open, fingerprint, read_json, write_json
 from gradsift.encoding import Encoder, EncodingConfig
+from gradsift.errors import DataError
 from gradsift.harness import HarnessConfig, require_harness
 from gradsift.modeling import ModelConfig, load_finetuned, load_tokenizer, model_fingerprint
 from gradsift.predictions import Prediction, summarised
@@ -84,7 +85,7 @@ class EvaluateStage:
         """Raise UserError where held-out items can't be read, or the harness lacks something: before the training."""
         for target in targets:
             if target.has_held_out:
-                held_out(target)
+                _require_held_out(target)
         if self.config.harness is not None:
             require_harness(self.config.harness)
 
@@ -110,6 +111,14 @@ class EvaluateStage:
             evaluate_with_harness(
                 HarnessJob(model, encoder, self.config.harness, self.config.batch_size, folder, source)
             )
+
+
+def _require_held_out(target: TargetConfig) -> None:
+    try:
+        held_out(target)
+    except DataError as error:
+        remedy = "say where they are by its test_path, or leave evaluation out with --until train"
+        raise DataError(f"{error} (held-out items of target {target.name}: {remedy})") from error
 
 
 @dataclass(frozen=True)
