@@ -94,8 +94,6 @@ class EvaluateStage:
         self._evaluate(target, method, self.run.model(target.name, method))
         if self.config.base:
             self._evaluate(target, BASE, None)
-        if self.run.evaluations.is_dir():
-            write_report(self.run.evaluations)
 
     def _evaluate(self, target: TargetConfig, method: str, trained: Path | None) -> None:
         metrics_path = self.run.evaluation(target.name, method)
@@ -111,6 +109,8 @@ class EvaluateStage:
             evaluate_with_harness(
                 HarnessJob(model, encoder, self.config.harness, self.config.batch_size, folder, source)
             )
+        if self.run.evaluations.is_dir():
+            write_report(self.run.evaluations)
 
 
 def _require_held_out(target: TargetConfig) -> None:

@@ -170,11 +170,8 @@ class TrainStage:
             folder,
             save_steps=self.config.save_steps,
             report_to=self.config.report_to,
-            bf16=self.config.method == "full" and self._dtype_name() == "bfloat16",
+            bf16=self.config.method == "full" and str(pick_dtype(self.model.dtype)) == "torch.bfloat16",
         )
-
-    def _dtype_name(self) -> str:
-        return str(pick_dtype(self.model.dtype)).removeprefix("torch.")
 
     def _save(self, model: nn.Module, encoder: Encoder, folder: Path) -> None:
         """The adapter or the whole model, and a tokenizer that knows the template it was trained with."""
