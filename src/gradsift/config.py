@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gradsift.artifact import atomic_open, first_difference
+from gradsift.comparing import CompareConfig
 from gradsift.corpus import Corpus
 from gradsift.encoding import EncodingConfig
 from gradsift.errors import ConfigError, RunFolderError, nearest
@@ -49,6 +50,7 @@ class RunConfig(BaseModel):
     select: SelectConfig = SelectConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    compare: CompareConfig = CompareConfig()
     executor: ExecutorConfig = ExecutorConfig()
 
     @property
