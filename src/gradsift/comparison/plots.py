@@ -31,6 +31,8 @@ WITHOUT_SCORES = ("random", "full")
 MOST_SOURCES = 9
 """Sources with a colour of their own; the rest are drawn together."""
 BINS = 60
+DARK = 0.5
+"""Share from which a cell of the heat map is dark."""
 
 
 def draw(config: RunConfig, outcomes: Mapping[Cell, Outcome]) -> None:
@@ -150,8 +152,9 @@ def _draw_sources(selections: _Selections, axis: Axes, target: str) -> None:
         axis.barh(list(mixes), shares, left=left, label=name)
         left += shares
     axis.invert_yaxis()
+    axis.set_xlim(0, 1)
     axis.set_xlabel("share of the rows")
-    axis.legend(fontsize="x-small", ncols=2)
+    axis.legend(fontsize="x-small", ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.15))
 
 
 def _share(mix: Counter[str], name: str, named: Sequence[str]) -> float:
@@ -170,7 +173,9 @@ def _draw_overlap(selections: _Selections, axis: Axes, target: str) -> None:
     axis.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
     axis.set_yticks(range(len(labels)), labels)
     for row, column in np.ndindex(*shares.shape):
-        axis.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize="small")
+        share = shares[row, column]
+        shade = "white" if share > DARK else "black"
+        axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=shade, fontsize="small")
     axis.set_xlabel("rows in both / rows in either, %")
 
 
