@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from gradsift.artifact import atomic_open, first_difference
+from gradsift.artifact import atomic_open, first_difference, read_json
 from gradsift.corpus import Corpus
 from gradsift.encoding import EncodingConfig
 from gradsift.errors import ConfigError, RunFolderError, nearest
@@ -238,7 +238,13 @@ def _binding_sections(run: RunFolder) -> tuple[str, ...]:
     sections: tuple[str, ...] = ()
     if Corpus.is_finished(run.pool):
         sections += ("seed", "model", "pool", "encoding")
-    has_features = any(run.path.glob("features/**/*.json"))
-    if has_features or any(run.warmup.glob("checkpoint-*")):
+    has_gradients = any(map(_is_of_gradients, run.path.glob("features/**/*.json")))
+    if has_gradients or any(run.warmup.glob("checkpoint-*")):
         sections += ("warmup",)
-    return (*sections, "features") if has_features else sections
+    return (*sections, "features") if has_gradients else sections
+
+
+def _is_of_gradients(described: Path) -> bool:
+    """Whether a store, finished or not, comes from the warmup; representations don't."""
+    facts = read_json(described)
+    return "representation" not in facts.get("meaning", facts)

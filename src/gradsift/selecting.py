@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from gradsift.baselines import BASELINES
+from gradsift.baselines import methods, own_strategy
 from gradsift.duplicates import Deduplication
 from gradsift.errors import nearest
 from gradsift.strategies import STRATEGIES, Candidates
@@ -25,9 +25,9 @@ class SelectConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: str = "less"
-    """What scores the rows: `less`, or a name of BASELINES; `full` takes every row, whatever the budget."""
-    strategy: str = "top"
-    """A name of STRATEGIES."""
+    """What scores the rows: `less`, or a baseline's name; `full` takes every row, whatever the budget."""
+    strategy: str | None = None
+    """A name of STRATEGIES; None: the method's own, `top` but for `rds+`."""
     fraction: float | None = Field(None, gt=0, le=1)
     """Of the rows read from the pool."""
     count: int | None = Field(None, ge=1)
@@ -47,12 +47,12 @@ class SelectConfig(BaseModel):
     @field_validator("method")
     @classmethod
     def _known_method(cls, name: str) -> str:
-        return _known(name, ("less", *BASELINES))
+        return _known(name, methods())
 
     @field_validator("strategy")
     @classmethod
-    def _known_strategy(cls, name: str) -> str:
-        return _known(name, tuple(STRATEGIES))
+    def _known_strategy(cls, name: str | None) -> str | None:
+        return None if name is None else _known(name, tuple(STRATEGIES))
 
     @field_validator("per_source_max")
     @classmethod
@@ -66,6 +66,11 @@ class SelectConfig(BaseModel):
         if sum(budget is not None for budget in (self.fraction, self.count, self.tokens)) > 1:
             raise ValueError("give one of fraction, count and tokens")
         return self
+
+    @property
+    def order(self) -> str:
+        """The strategy by which rows are taken: the user's, else the method's own."""
+        return self.strategy or own_strategy(self.method)
 
 
 DEFAULT_FRACTION = 0.05

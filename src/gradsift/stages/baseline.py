@@ -1,4 +1,4 @@
-"""Scores of the baselines: the same files as LESS's, from the texts of the pool and the targets."""
+"""Scores of the baselines that aren't matched: the same files as LESS's, from texts, or from a number a row."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from gradsift.source_settings import SourceConfig
 from gradsift.sources import read_examples
 from gradsift.stages.encode import TargetConfig, target_examples
 from gradsift.stages.score import TargetSide, facts_of, write_scores
+from gradsift.store import FeatureStore, stacked
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,21 @@ class BaselineStage:
     def _pool_examples(self) -> list[Example]:
         rows = [example for source in self.pool for example in read_examples(source, self.seed)]
         return _in_corpus(Corpus(self.run.pool), rows)
+
+
+def score_by_number(run: RunFolder, kind: str, targets: Sequence[str], config: ScoreConfig) -> None:
+    """Write, for every target and subtask, the number that the pool's store of that kind has for each row."""
+    store = FeatureStore(run.pool_features(kind))
+    rows = stacked(store.shards())
+    score_N1 = rows.features_RK.float() * rows.scales_R[:, None]
+    for target in targets:
+        names = sorted({name or target for name in Corpus(run.target(target)).column("subtask")})
+        inputs = fingerprint([kind, config.model_dump(), store.meaning, names])
+        if facts_of(run.scores(target, kind)).get("inputs") == inputs:
+            logger.info("score %s: %s has its scores", target, kind)
+            continue
+        side = TargetSide(target, names, [], 0, inputs)
+        write_scores(run, side, score_N1.repeat(1, len(names)), config, kind)
 
 
 def _in_corpus(corpus: Corpus, examples: Sequence[Example]) -> list[Example]:
