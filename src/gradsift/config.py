@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gradsift.artifact import atomic_open, first_difference, read_json
+from gradsift.baselines import BaselinesConfig
 from gradsift.corpus import Corpus
 from gradsift.encoding import EncodingConfig
 from gradsift.errors import ConfigError, RunFolderError, nearest
@@ -46,6 +47,7 @@ class RunConfig(BaseModel):
     warmup: WarmupConfig = WarmupConfig()
     features: FeaturesConfig = FeaturesConfig()
     score: ScoreConfig = ScoreConfig()
+    baselines: BaselinesConfig = BaselinesConfig()
     select: SelectConfig = SelectConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 from gradsift import __version__
 from gradsift.artifact import write_json
-from gradsift.baselines import BASELINES, REPRESENTATIONS
+from gradsift.baselines import BASELINES, EMBEDDING, REPRESENTATIONS
 from gradsift.checkpoints import Checkpoint
 from gradsift.config import RunConfig, keep_config
 from gradsift.errors import RunFolderError
@@ -19,9 +19,10 @@ from gradsift.runtime import locked
 from gradsift.scoring import checkpoint_weights
 from gradsift.stages.baseline import BaselineStage, score_by_number
 from gradsift.stages.collect import FeaturesStage
+from gradsift.stages.embed import EmbeddingStage
 from gradsift.stages.encode import EncodeStage
 from gradsift.stages.evaluate import EvaluateStage
-from gradsift.stages.makers import BaseModel, Origin
+from gradsift.stages.makers import Origin, SoleOrigin
 from gradsift.stages.score import score
 from gradsift.stages.select import SelectStage
 from gradsift.stages.train import TrainStage
@@ -50,9 +51,12 @@ def warmup_stage(config: RunConfig) -> None:
 
 
 def features_stage(config: RunConfig) -> None:
-    """Projected gradients of pool and targets at every checkpoint, or the base's representations of them; a baseline
-    that reads texts needs none."""
+    """Projected gradients of pool and targets at every checkpoint, or what a baseline matches instead of them."""
     if config.select.method in BASELINES:
+        return
+    if config.select.method == EMBEDDING:
+        settings = config.baselines.embedding
+        EmbeddingStage(config.run, config.pool, settings, config.features, config.seed).collect(config.targets)
         return
     stage = FeaturesStage(config.run, config.model, config.features, config.executor)
     stage.collect(origins_of(config), [] if _is_score(config) else [target.name for target in config.targets])
@@ -116,9 +120,9 @@ def evaluation_of(config: RunConfig) -> EvaluateStage:
 
 
 def origins_of(config: RunConfig) -> Sequence[Origin]:
-    """What the method's features are made with: the base alone, or the checkpoints."""
+    """What the method's features are made with: the checkpoints, or one model."""
     method = config.select.method
-    return [BaseModel(method)] if method in REPRESENTATIONS else checkpoints_of(config)
+    return checkpoints_of(config) if method == "less" else [SoleOrigin(method)]
 
 
 def _is_score(config: RunConfig) -> bool:

@@ -27,6 +27,7 @@ MEANING_FILE = "meaning.json"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 JOINED_FIELDS = (
+    "embedder",
     "checkpoint",
     "base_model",
     "tokenizer",

@@ -1,17 +1,31 @@
-"""What LESS is compared with: `BASELINES` score the pool from texts and a seed alone, `REPRESENTATIONS` are made by the
-base model and matched with a target as gradients are."""
+"""What LESS is compared with: `BASELINES` score the pool from texts and a seed alone; `REPRESENTATIONS` are made by the
+base model, embeddings by another, and matched with a target as gradients are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from pydantic import BaseModel, ConfigDict
+
 from gradsift.baselines.bm25 import bm25
 from gradsift.baselines.controls import full, length, random
 from gradsift.baselines.dsir import dsir
+from gradsift.baselines.embedding import EMBEDDING, EmbeddingConfig
 from gradsift.baselines.representations import REPRESENTATIONS, Base, Representation
 from gradsift.baselines.texts import Scores, Texts
 
-__all__ = ["BASELINES", "REPRESENTATIONS", "Base", "Representation", "Scores", "Texts", "methods", "own_strategy"]
+__all__ = [
+    "BASELINES",
+    "EMBEDDING",
+    "REPRESENTATIONS",
+    "Base",
+    "BaselinesConfig",
+    "Representation",
+    "Scores",
+    "Texts",
+    "methods",
+    "own_strategy",
+]
 
 BASELINES: dict[str, Callable[[Texts], Scores]] = {
     "random": random,
@@ -22,9 +36,17 @@ BASELINES: dict[str, Callable[[Texts], Scores]] = {
 }
 
 
+class BaselinesConfig(BaseModel):
+    """Settings of the baselines that have some."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    embedding: EmbeddingConfig = EmbeddingConfig()
+
+
 def methods() -> tuple[str, ...]:
     """Every name that `select.method` may have."""
-    return ("less", *BASELINES, *REPRESENTATIONS)
+    return ("less", *BASELINES, *REPRESENTATIONS, EMBEDDING)
 
 
 def own_strategy(method: str) -> str:

@@ -143,7 +143,7 @@ class FeaturesStage:
                 if isinstance(origin, Checkpoint):
                     meaning["gradient"] = self.config.adam if source == self.run.pool else "sgd"
                 task = StoreTask(source, folder, origin, dim, meaning)
-                writers.append((task, store_writer(task, self.config)))
+                writers.append((task, store_writer(source, folder, meaning, self.config)))
         return writers
 
     def _shared_meaning(self, origin: Origin) -> tuple[int, dict[str, Any]]:
@@ -180,11 +180,11 @@ class FeaturesStage:
             )
 
 
-def store_writer(task: StoreTask, config: FeaturesConfig) -> StoreWriter:
-    """The writer of a task's store."""
-    table = Corpus(task.corpus).table(["source", "id"])
+def store_writer(corpus: Path, folder: Path, meaning: Mapping[str, Any], config: FeaturesConfig) -> StoreWriter:
+    """The writer of a store of a corpus' rows."""
+    table = Corpus(corpus).table(["source", "id"])
     keys = list(zip(table["source"].to_pylist(), table["id"].to_pylist(), strict=True))
-    return StoreWriter(task.folder, task.meaning, keys, config.shard_rows)
+    return StoreWriter(folder, meaning, keys, config.shard_rows)
 
 
 def _missing(unfinished: Sequence[tuple[StoreTask, StoreWriter]]) -> list[Unit]:
@@ -206,7 +206,7 @@ class FeatureWorker:
         """Compute one shard and store it."""
         task = unit.task
         if task.folder not in self._writers:
-            self._writers[task.folder] = store_writer(task, self._config)
+            self._writers[task.folder] = store_writer(task.corpus, task.folder, task.meaning, self._config)
             self._corpora[task.folder] = Corpus(task.corpus)
         rows = self._corpora[task.folder].rows(unit.start, unit.stop)
         maker = self._makers.maker(task.origin, task.meaning.get("gradient", "sgd"))

@@ -42,11 +42,11 @@ class Origin(Protocol):
 
 
 @dataclass(frozen=True)
-class BaseModel:
-    """The base as it is, in place of a checkpoint, and the representation that is made with it."""
+class SoleOrigin:
+    """Where all features of a method come from that knows no checkpoints: one origin of weight 1."""
 
     name: str
-    """A name in REPRESENTATIONS."""
+    """The method's."""
     learning_rate: float = 1.0
 
 
