@@ -152,7 +152,12 @@ def test_representations_of_a_kind_are_joined(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "field"),
-    [({"representation": "rds+"}, "representation"), ({"base_model": "x"}, "base_model"), ({"max_length": 9}, "max_")],
+    [
+        ({"representation": "rds+"}, "representation"),
+        ({"base_model": "x"}, "base_model"),
+        ({"max_length": 9}, "max_length"),
+        ({"embedder": "x"}, "embedder"),
+    ],
 )
 def test_representations_that_differ_are_not_joined(tmp_path: Path, change: dict[str, Any], field: str) -> None:
     pool = written(tmp_path / "pool", features(), **representation())
