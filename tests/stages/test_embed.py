@@ -74,7 +74,7 @@ def test_embedding_goes_on_after_the_shards_that_are_there(
         patched.setattr(StoreWriter, "write", stopped_after_one)
         assert select(config) == 130
     assert select(config) == 0
-    assert len(LetterCounts.asked) == 24 - 8 + 4
+    assert len([text for text in LetterCounts.asked if text != "word"]) == 24 - 8 + 4
 
 
 @pytest.mark.usefixtures("_stand_in")

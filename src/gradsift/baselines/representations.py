@@ -28,8 +28,10 @@ class Representation:
     """float32 [B, K] of a batch, without gradients; a row's numbers must not depend on its company."""
     strategy: str = "top"
     """The name in STRATEGIES by which its scores are meant to be selected."""
+    dim: int | None = None
+    """K; None: the size of the model's hidden states."""
     is_score: bool = False
-    """K is 1, and the number itself is the score, the same for every target."""
+    """The number itself, K being 1, is the score, the same for every target."""
 
 
 def last_token(base: Base, batch: Batch) -> Tensor:
@@ -67,5 +69,5 @@ def loss(base: Base, batch: Batch) -> Tensor:
 REPRESENTATIONS: dict[str, Representation] = {
     "rds": Representation(last_token),
     "rds+": Representation(weighted_mean, strategy="round_robin"),
-    "loss": Representation(loss, is_score=True),
+    "loss": Representation(loss, dim=1, is_score=True),
 }

@@ -65,9 +65,12 @@ class StoreTask:
     corpus: Path
     folder: Path
     origin: Origin
-    dim: int
-    """K."""
     meaning: Mapping[str, Any]
+
+    @property
+    def dim(self) -> int:
+        """K."""
+        return int(self.meaning["projection"]["dim"])
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class FeaturesStage:
         base_model = model_fingerprint(self.model)
         writers = []
         for origin in origins:
-            dim, shared = self._shared_meaning(origin)
+            shared = self._shared_meaning(origin)
             folders = {self.run.pool: self.run.pool_features(origin.name)}
             folders |= {self.run.target(name): self.run.target_features(name, origin.name) for name in targets}
             for source, folder in folders.items():
@@ -142,25 +145,28 @@ class FeaturesStage:
                 }
                 if isinstance(origin, Checkpoint):
                     meaning["gradient"] = self.config.adam if source == self.run.pool else "sgd"
-                task = StoreTask(source, folder, origin, dim, meaning)
+                task = StoreTask(source, folder, origin, meaning)
                 writers.append((task, store_writer(source, folder, meaning, self.config)))
         return writers
 
-    def _shared_meaning(self, origin: Origin) -> tuple[int, dict[str, Any]]:
-        """K, and what the features of pool and targets have in common."""
+    def _shared_meaning(self, origin: Origin) -> dict[str, Any]:
+        """What the features of pool and targets have in common."""
         if isinstance(origin, Checkpoint):
             return self._gradients_meaning(origin)
-        is_score = REPRESENTATIONS[origin.name].is_score
-        # A score in fewer bits would make rows equal that are not.
-        meaning = {"representation": origin.name, "dtype": "float32" if is_score else self.config.store_dtype}
-        return 1 if is_score else hidden_size(self.model), meaning
+        kind = REPRESENTATIONS[origin.name]
+        return {
+            "representation": origin.name,
+            "projection": unprojected(kind.dim or hidden_size(self.model)),
+            # A score in fewer bits would make rows equal that are not.
+            "dtype": "float32" if kind.is_score else self.config.store_dtype,
+        }
 
-    def _gradients_meaning(self, checkpoint: Checkpoint) -> tuple[int, dict[str, Any]]:
+    def _gradients_meaning(self, checkpoint: Checkpoint) -> dict[str, Any]:
         shapes = adapter_shapes(checkpoint)
         projection = self.config.projection.model_dump() | {"version": PROJECTION_VERSION}
         if self.config.projection.kind == "identity":
             projection |= {"dim": sum(rows * columns for rows, columns in shapes.values()), "seed": 0}
-        return projection["dim"], {
+        return {
             "checkpoint": checkpoint.fingerprint(),
             "parameters": {name: list(shape) for name, shape in shapes.items()},
             "projection": projection,
@@ -178,6 +184,11 @@ class FeaturesStage:
                 f"no space left on the disk: the features need {needed / 1e9:.1f} GB, {self.run.path} has "
                 f"{free / 1e9:.1f} GB free; free some, or lower features.projection.dim"
             )
+
+
+def unprojected(dim: int) -> dict[str, Any]:
+    """What stands in a meaning where K numbers are stored as they are made."""
+    return {"kind": "none", "dim": dim}
 
 
 def store_writer(corpus: Path, folder: Path, meaning: Mapping[str, Any], config: FeaturesConfig) -> StoreWriter:
@@ -210,21 +221,22 @@ class FeatureWorker:
             self._corpora[task.folder] = Corpus(task.corpus)
         rows = self._corpora[task.folder].rows(unit.start, unit.stop)
         maker = self._makers.maker(task.origin, task.meaning.get("gradient", "sgd"))
-        self._writers[task.folder].write(unit.shard, self._features(rows, maker, report))
+        features_RK = torch.empty(unit.num_rows, task.dim, device=self._device)
+        self._fill(features_RK, rows, maker, report)
+        self._writers[task.folder].write(unit.shard, features_RK)
 
-    def _features(self, rows: Sequence[EncodedRow], maker: Maker, report: Report) -> torch.Tensor:
-        """Features of the rows, float32 [R, K], in their order."""
-        order, parts = by_length([row.num_tokens for row in rows]), []
-        waiting = [rows[position] for position in order]
+    def _fill(self, features_RK: torch.Tensor, rows: Sequence[EncodedRow], maker: Maker, report: Report) -> None:
+        """Put the features of the rows into `features_RK`, in their order."""
+        lengths = [row.num_tokens for row in rows]
+        waiting = by_length(lengths)
         while waiting:
-            batch = waiting[: num_fitting([row.num_tokens for row in waiting], self._budget.tokens)]
+            positions = waiting[: num_fitting([lengths[position] for position in waiting], self._budget.tokens)]
+            batch = [rows[position] for position in positions]
             done_BK = self._attempt(maker, batch)
             if done_BK is not None:
-                parts.append(done_BK)
-                waiting = waiting[len(batch) :]
+                features_RK[positions] = done_BK
+                waiting = waiting[len(positions) :]
                 report(len(batch), sum(row.num_tokens for row in batch))
-        features_RK = torch.empty(len(rows), parts[0].shape[1], device=self._device)
-        return features_RK.index_copy_(0, torch.tensor(order, device=self._device), torch.cat(parts))
 
     def _attempt(self, maker: Maker, rows: Sequence[EncodedRow]) -> torch.Tensor | None:
         """Features of a batch; None where memory ran out: the budget is smaller then. Raises UserError on one row."""

@@ -16,7 +16,7 @@ from gradsift.runfolder import RunFolder
 from gradsift.runtime import Progress, pick_device
 from gradsift.source_settings import SourceConfig
 from gradsift.stages.baseline import encoded_pool, encoded_target
-from gradsift.stages.collect import FeaturesConfig, store_writer
+from gradsift.stages.collect import FeaturesConfig, store_writer, unprojected
 from gradsift.stages.encode import TargetConfig
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class EmbeddingStage:
         meaning = {
             "representation": EMBEDDING,
             "embedder": self.config.model,
+            "projection": unprojected(self._dim),
             "dtype": self.features.store_dtype,
             "data": Corpus(corpus).manifest["fingerprint"],
         }
@@ -61,6 +62,11 @@ class EmbeddingStage:
                 writer.write(shard, embeddings(self._embedder, texts, self.config.batch_size))
                 progress.advance(len(texts))
         writer.finish()
+
+    @cached_property
+    def _dim(self) -> int:
+        """K, by embedding a word: the model's own word for it has changed its name."""
+        return embeddings(self._embedder, ["word"], 1).shape[1]
 
     @cached_property
     def _embedder(self) -> Any:
