@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from runs import gradsift, small_pool, tiny_run, write_jsonl
 
-from gradsift.baselines import BASELINES
+from gradsift.baselines import BASELINES, REPRESENTATIONS
 from gradsift.formats import FORMATS
 from gradsift.source_settings import SourceConfig
 from gradsift.sources import read_examples
@@ -23,7 +23,13 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
 @pytest.fixture(autouse=True)
 def _dicts_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the examples add to the dicts is gone after the test."""
-    for names, name in ((BASELINES, "shared_words"), (STRATEGIES, "weakest_first"), (FORMATS, "ticket")):
+    added = (
+        (BASELINES, "shared_words"),
+        (REPRESENTATIONS, "answer_mean"),
+        (STRATEGIES, "weakest_first"),
+        (FORMATS, "ticket"),
+    )
+    for names, name in added:
         monkeypatch.setitem(names, name, None)  # type: ignore[arg-type]
         del names[name]
 
@@ -53,6 +59,16 @@ def test_the_baseline_selects(tmp_path: Path, tiny_model_folder: Path, monkeypat
     chosen = [small_pool().index(json.loads(line)) for line in lines]
     assert len(chosen) == 6
     assert chosen[:2] == [0, 5]  # the target's own words and no others
+
+
+def test_the_baseline_that_uses_the_model_selects(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder)
+    arguments = ("run", str(config), "--until", "select", "select.method=answer_mean")
+    assert run_as_a_script(example("A baseline that uses the model", tmp_path), monkeypatch, *arguments) == 0
+    assert (tmp_path / "run" / "features" / "targets" / "sums" / "answer_mean" / "manifest.json").is_file()
+    assert (tmp_path / "run" / "selection" / "sums" / "answer_mean.jsonl").read_bytes().count(b"\n") == 6
 
 
 def test_the_strategy_is_known_to_the_config(

@@ -28,7 +28,7 @@ def scored(scores: Any, ids: list[str] | None = None, sources: list[str] | None 
 
 def chosen(rows: ScoredRows, is_duplicate: Any = None, **settings: Any) -> list[int]:
     config = SelectConfig.model_validate(settings)
-    return choose(ranking(rows, config.strategy), rows, config, is_duplicate).rows.tolist()
+    return choose(ranking(rows, config.order), rows, config, is_duplicate).rows.tolist()
 
 
 def order(positions: list[int]) -> list[tuple[str, str]]:
@@ -99,6 +99,22 @@ def test_two_budgets_are_refused() -> None:
 def test_an_unknown_name_is_refused_with_the_nearest(key: str, value: str) -> None:
     with pytest.raises(ValidationError, match="did you mean"):
         SelectConfig.model_validate({key: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "top"),
+        ({"method": "bm25"}, "top"),
+        ({"method": "rds+"}, "round_robin"),
+        ({"method": "rds+", "strategy": "top"}, "top"),
+        ({"strategy": "bids"}, "bids"),
+    ],
+)
+def test_a_method_has_a_strategy_of_its_own_that_the_users_word_replaces(
+    settings: dict[str, str], expected: str
+) -> None:
+    assert SelectConfig.model_validate(settings).order == expected
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,8 @@ def features(scale: float = 1.0) -> torch.Tensor:
 
 
 def written(folder: Path, values: torch.Tensor, **changes: Any) -> FeatureStore:
-    writer = StoreWriter(folder, meaning(**changes), KEYS, 4)
+    described = {key: value for key, value in meaning(**changes).items() if value is not None}
+    writer = StoreWriter(folder, described, KEYS, 4)
     writer.open()
     for shard in writer.missing():
         writer.write(shard, values[slice(*writer.bounds(shard))])
@@ -136,3 +137,39 @@ def test_target_side_must_be_plain_gradients(tmp_path: Path) -> None:
     pool = written(tmp_path / "pool", features())
     with pytest.raises(StoreMismatch, match="gradient"):
         require_joinable(pool, written(tmp_path / "target", features()))
+
+
+def representation(kind: str = "rds", **changes: Any) -> dict[str, Any]:
+    """What the meaning of a representation's store is, beside that of gradients."""
+    gone = dict.fromkeys(("checkpoint", "parameters", "projection", "gradient"))
+    return {"representation": kind, **gone, **changes}
+
+
+def test_representations_of_a_kind_are_joined(tmp_path: Path) -> None:
+    pool = written(tmp_path / "pool", features(), **representation())
+    require_joinable(pool, written(tmp_path / "target", features(), **representation(data="other")))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"representation": "rds+"}, "representation"),
+        ({"base_model": "x"}, "base_model"),
+        ({"max_length": 9}, "max_length"),
+        ({"embedder": "x"}, "embedder"),
+    ],
+)
+def test_representations_that_differ_are_not_joined(tmp_path: Path, change: dict[str, Any], field: str) -> None:
+    pool = written(tmp_path / "pool", features(), **representation())
+    with pytest.raises(StoreMismatch) as refusal:
+        require_joinable(pool, written(tmp_path / "target", features(), **{**representation(), **change}))
+    assert refusal.value.field.startswith(field)
+
+
+@pytest.mark.parametrize(("pool", "target"), [(representation(), {"gradient": "sgd"}), ({}, representation())])
+def test_gradients_and_representations_are_not_joined(
+    tmp_path: Path, pool: dict[str, Any], target: dict[str, Any]
+) -> None:
+    left, right = (written(tmp_path / name, features(), **kind) for name, kind in (("p", pool), ("t", target)))
+    with pytest.raises(StoreMismatch, match=r"representation: .*gradients"):
+        require_joinable(left, right)

@@ -179,7 +179,9 @@ def _store(options: argparse.Namespace) -> int:
         store.verify()
         print(f"{options.path}: {store.num_rows} rows in {len(store.manifest['shards'])} shards, all whole")
         return 0
-    meaning = {**store.meaning, "parameters": f"{len(store.meaning['parameters'])} LoRA matrices"}
+    meaning = dict(store.meaning)
+    if "parameters" in meaning:
+        meaning["parameters"] = f"{len(meaning['parameters'])} LoRA matrices"
     print(json.dumps({"num_rows": store.num_rows, **meaning}, indent=1))
     return 0
 

@@ -17,7 +17,7 @@ class ArmConfig(BaseModel):
 
     method: str
     strategy: str | None = None
-    """None: select.strategy."""
+    """None: select.strategy, else the method's own."""
     epochs: int | None = Field(None, ge=1)
     """Of the training; None: train.epochs. The full pool is large: fewer may do."""
 
@@ -43,7 +43,7 @@ class CompareConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     methods: list[ArmConfig] = Field(
-        [ArmConfig(method=name) for name in ("less", "random", "bm25", "dsir", "full")], min_length=1
+        [ArmConfig(method=name) for name in ("less", "random", "bm25", "dsir", "rds", "full")], min_length=1
     )
     """Names of methods, or `{method: less, strategy: round_robin}`, `{method: full, epochs: 1}`."""
     seeds: list[int] = Field([0, 1, 2], min_length=1)

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from gradsift.artifact import atomic_open, first_difference
+from gradsift.artifact import atomic_open, first_difference, read_json
+from gradsift.baselines import BaselinesConfig
 from gradsift.comparing import CompareConfig
 from gradsift.corpus import Corpus
 from gradsift.encoding import EncodingConfig
@@ -47,6 +48,7 @@ class RunConfig(BaseModel):
     warmup: WarmupConfig = WarmupConfig()
     features: FeaturesConfig = FeaturesConfig()
     score: ScoreConfig = ScoreConfig()
+    baselines: BaselinesConfig = BaselinesConfig()
     select: SelectConfig = SelectConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -240,7 +242,13 @@ def _binding_sections(run: RunFolder) -> tuple[str, ...]:
     sections: tuple[str, ...] = ()
     if Corpus.is_finished(run.pool):
         sections += ("seed", "model", "pool", "encoding")
-    has_features = any(run.path.glob("features/**/*.json"))
-    if has_features or any(run.warmup.glob("checkpoint-*")):
+    has_gradients = any(map(_is_of_gradients, run.path.glob("features/**/*.json")))
+    if has_gradients or any(run.warmup.glob("checkpoint-*")):
         sections += ("warmup",)
-    return (*sections, "features") if has_features else sections
+    return (*sections, "features") if has_gradients else sections
+
+
+def _is_of_gradients(described: Path) -> bool:
+    """Whether a store, finished or not, comes from the warmup; representations don't."""
+    facts = read_json(described)
+    return "representation" not in facts.get("meaning", facts)

@@ -43,6 +43,16 @@ def example_losses(model: nn.Module, batch: Batch, head: nn.Linear | None = None
     return sums_B / num_tokens_B
 
 
+def hidden_states(model: nn.Module, batch: Batch, positions_S: Tensor) -> Tensor:
+    """What the output embedding sees at these of the B·T positions, after the final norm: [S, H] in the model's dtype.
+
+    Logits of one position alone are computed. No attention mask, as in `example_losses`.
+    """
+    with only_positions(model, positions_S, keep_logits=False) as seen, _short_tail(model, positions_S):
+        model(input_ids=batch.input_ids_BT, attention_mask=None, use_cache=False)
+    return seen[0]
+
+
 @contextlib.contextmanager
 def only_positions(model: nn.Module, positions_S: Tensor, keep_logits: bool = True) -> Iterator[list[Tensor]]:
     """Let the output embedding see those of the B·T hidden states only, as one sequence, or but one of them.
@@ -88,18 +98,21 @@ def plain_head(model: nn.Module) -> nn.Linear | None:
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Cross-entropy of every position, float32 [S], from hidden states [S, H] and the output embedding, in chunks.
 
-    The gradient is formed in the forward pass, while a chunk's logits are at hand: S × V numbers never exist.
+    The gradient, where one is wanted, is formed in the forward pass, while a chunk's logits are at hand: S × V numbers
+    never exist.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden_SH: Tensor, targets_S: Tensor, head: nn.Linear) -> Tensor:
         rows = max(1, CHUNK_LOGITS[hidden_SH.device.type] // head.out_features)
-        gradient_SH, losses = torch.empty_like(hidden_SH), []
+        gradient_SH, losses = torch.empty_like(hidden_SH if ctx.needs_input_grad[0] else hidden_SH[:0]), []
         for start in range(0, len(hidden_SH), rows):
             part = slice(start, start + rows)
             log_probabilities_SV = functional.log_softmax(head(hidden_SH[part]).float(), dim=1)
             chosen_S1 = targets_S[part, None]
             losses.append(-log_probabilities_SV.gather(1, chosen_S1)[:, 0])
+            if not ctx.needs_input_grad[0]:
+                continue
             gradient_SV = log_probabilities_SV.exp_()
             gradient_SV.scatter_add_(1, chosen_S1, gradient_SV.new_full(chosen_S1.shape, -1.0))
             torch.mm(gradient_SV.to(head.weight.dtype), head.weight, out=gradient_SH[part])

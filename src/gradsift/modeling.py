@@ -87,6 +87,17 @@ def load_base_model(config: ModelConfig, device: torch.device) -> nn.Module:
     return model if config.quantization else model.to(device)
 
 
+def hidden_size(config: ModelConfig) -> int:
+    """H, from the model's config alone."""
+    from transformers import AutoConfig
+
+    with _model_errors(config):
+        described = AutoConfig.from_pretrained(
+            config.name_or_path, trust_remote_code=config.trust_remote_code, revision=config.revision
+        )
+    return int(described.get_text_config().hidden_size)
+
+
 def _absolute(name: str) -> str:
     """The whole path of a folder: adapters remember it, and are loaded from anywhere; a hub name stays as it is."""
     folder = Path(name).expanduser()

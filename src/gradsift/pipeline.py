@@ -6,21 +6,23 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 from gradsift import __version__
 from gradsift.artifact import write_json
-from gradsift.baselines import BASELINES
+from gradsift.baselines import BASELINES, EMBEDDING, REPRESENTATIONS
 from gradsift.checkpoints import Checkpoint
 from gradsift.config import RunConfig, keep_config
 from gradsift.errors import RunFolderError
 from gradsift.runtime import locked
 from gradsift.scoring import checkpoint_weights
-from gradsift.stages.baseline import BaselineStage
+from gradsift.stages.baseline import BaselineStage, score_by_number
 from gradsift.stages.collect import FeaturesStage
+from gradsift.stages.embed import EmbeddingStage
 from gradsift.stages.encode import EncodeStage
 from gradsift.stages.evaluate import EvaluateStage
+from gradsift.stages.makers import Origin, SoleOrigin
 from gradsift.stages.score import score
 from gradsift.stages.select import SelectStage
 from gradsift.stages.train import TrainStage
@@ -42,28 +44,35 @@ def encode_stage(config: RunConfig) -> None:
 
 def warmup_stage(config: RunConfig) -> None:
     """LoRA checkpoints of a short training, or the user's own; a baseline needs none."""
-    if config.select.method in BASELINES:
+    if config.select.method != "less":
         return
     if config.warmup.checkpoints is None and not finished_warmup(config.run):
         warmup(config.run, config.model, config.warmup, config.seed)
 
 
 def features_stage(config: RunConfig) -> None:
-    """Projected gradients of pool and targets at every checkpoint; a baseline needs none."""
+    """Projected gradients of pool and targets at every checkpoint, or what a baseline matches instead of them."""
     if config.select.method in BASELINES:
         return
+    if config.select.method == EMBEDDING:
+        settings = config.baselines.embedding
+        EmbeddingStage(config.run, config.pool, settings, config.features, config.seed).collect(config.targets)
+        return
     stage = FeaturesStage(config.run, config.model, config.features, config.executor)
-    stage.collect(checkpoints_of(config), [target.name for target in config.targets])
+    stage.collect(origins_of(config), [] if _is_score(config) else [target.name for target in config.targets])
 
 
 def score_stage(config: RunConfig) -> None:
     """Influence of every pool row on every target, or the score that a baseline gives it."""
-    if config.select.method in BASELINES:
+    method, names = config.select.method, [target.name for target in config.targets]
+    if method in BASELINES:
         stage = BaselineStage(config.run, config.pool, config.score, config.seed)
         for target in config.targets:
-            stage.score(target, config.select.method)
-        return
-    score(config.run, checkpoints_of(config), [target.name for target in config.targets], config.score)
+            stage.score(target, method)
+    elif _is_score(config):
+        score_by_number(config.run, method, names, config.score)
+    else:
+        score(config.run, origins_of(config), names, config.score, method)
 
 
 def select_stage(config: RunConfig) -> None:
@@ -108,6 +117,17 @@ STAGES: dict[str, Callable[[RunConfig], None]] = {
 def evaluation_of(config: RunConfig) -> EvaluateStage:
     """The stage that evaluates the config's models."""
     return EvaluateStage(config.run, config.target_model, config.target_encoding, config.evaluate)
+
+
+def origins_of(config: RunConfig) -> Sequence[Origin]:
+    """What the method's features are made with: the checkpoints, or one model."""
+    method = config.select.method
+    return checkpoints_of(config) if method == "less" else [SoleOrigin(method)]
+
+
+def _is_score(config: RunConfig) -> bool:
+    method = config.select.method
+    return method in REPRESENTATIONS and REPRESENTATIONS[method].is_score
 
 
 def checkpoints_of(config: RunConfig) -> list[Checkpoint]:

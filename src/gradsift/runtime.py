@@ -120,14 +120,22 @@ def duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process; the lock dies with the process, however it ends."""
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Hold the run folder for this process; the lock dies with the process, however it ends.
+
+    Where another process holds it: wait for it, or raise RunFolderError.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunFolderError(f"another gradsift process is working in {folder}: wait for it, or stop it") from None
+            if not wait:
+                raise RunFolderError(
+                    f"another gradsift process is working in {folder}: wait for it, or stop it"
+                ) from None
+            logger.info("waiting for another gradsift process in %s", folder)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

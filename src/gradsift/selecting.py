@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from gradsift.baselines import BASELINES
+from gradsift.baselines import methods, own_strategy
 from gradsift.duplicates import Deduplication
 from gradsift.errors import nearest
 from gradsift.strategies import STRATEGIES, Candidates
@@ -25,12 +25,12 @@ class SelectConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: str = "less"
-    """What scores the rows: `less`, or a name of BASELINES; `full` takes every row, whatever the budget."""
+    """What scores the rows: `less`, or a baseline's name; `full` takes every row, whatever the budget."""
     name: str | None = Field(None, pattern=r"^\w[\w.+-]*$")
     """What the selection, its model and its evaluation are called; None: the method. So that one run folder holds
     several selections of one method."""
-    strategy: str = "top"
-    """A name of STRATEGIES."""
+    strategy: str | None = None
+    """A name of STRATEGIES; None: the method's own, `top` but for `rds+`."""
     fraction: float | None = Field(None, gt=0, le=1)
     """Of the rows read from the pool."""
     count: int | None = Field(None, ge=1)
@@ -59,8 +59,8 @@ class SelectConfig(BaseModel):
 
     @field_validator("strategy")
     @classmethod
-    def _known_strategy(cls, name: str) -> str:
-        return known_strategy(name)
+    def _known_strategy(cls, name: str | None) -> str | None:
+        return None if name is None else known_strategy(name)
 
     @field_validator("per_source_max")
     @classmethod
@@ -75,13 +75,18 @@ class SelectConfig(BaseModel):
             raise ValueError("give one of fraction, count and tokens")
         return self
 
+    @property
+    def order(self) -> str:
+        """The strategy by which rows are taken: the user's, else the method's own."""
+        return self.strategy or own_strategy(self.method)
+
 
 DEFAULT_FRACTION = 0.05
 
 
 def known_method(name: str) -> str:
     """The name; raises ValueError, with the nearest one, where nothing scores rows by it."""
-    return _known(name, ("less", *BASELINES))
+    return _known(name, methods())
 
 
 def known_strategy(name: str) -> str:

@@ -27,6 +27,7 @@ MEANING_FILE = "meaning.json"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 JOINED_FIELDS = (
+    "embedder",
     "checkpoint",
     "base_model",
     "tokenizer",
@@ -35,7 +36,8 @@ JOINED_FIELDS = (
     "parameters",
     "projection",
 )
-"""Fields of the meaning that a pool's and a target's store must share. What they don't: data, gradient, dtypes."""
+"""Fields of the meaning that a pool's and a target's store must share, besides their kind; a store of a representation
+lacks some. What they don't: data, gradient, dtypes."""
 
 SMALL_FLOAT16, LARGE_FLOAT16 = 2.0**-6, 2.0**15
 
@@ -107,7 +109,10 @@ class FeatureStore:
 
 def require_joinable(pool: FeatureStore, target: FeatureStore) -> None:
     """Raise StoreMismatch naming the first field in which two stores that are to be joined differ."""
-    if target.meaning["gradient"] != "sgd":
+    kind, target_kind = (store.meaning.get("representation", "gradients") for store in (pool, target))
+    if kind != target_kind:
+        raise StoreMismatch("representation", kind, target_kind, f"{pool.folder} against {target.folder}")
+    if kind == "gradients" and target.meaning["gradient"] != "sgd":
         raise StoreMismatch("gradient", "sgd", target.meaning["gradient"], f"{target.folder}")
     left, right = flattened(pool.meaning), flattened(target.meaning)
     for field in sorted(left.keys() | right.keys()):

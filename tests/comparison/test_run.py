@@ -10,7 +10,7 @@ from runs import conversation, gradsift, tiny_run, write_jsonl
 
 from gradsift.artifact import read_json
 
-METHODS = ["less", "random", "full"]
+METHODS = ["less", "random", "rds", "full"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def comparison(compared: Path) -> Path:
 
 def test_every_method_has_its_loss_in_the_table(compared: Path) -> None:
     text = (comparison(compared) / "comparison.md").read_text()
-    for label in ("base", "less-25pct", "random-25pct", "full"):
+    for label in ("base", "less-25pct", "random-25pct", "rds-25pct", "full"):
         assert f"| {label} | " in text
     assert text.count("| – | – |") <= 3
 
@@ -61,6 +61,13 @@ def test_seeds_warm_up_on_different_rows_of_the_same_pool(compared: Path) -> Non
     assert (comparison(compared) / "seed-1" / "pool").resolve() == (compared / "run" / "pool").resolve()
 
 
+def test_features_that_no_seed_changes_are_made_once(compared: Path) -> None:
+    stores = [comparison(compared) / f"seed-{seed}" / "features" / "pool" / "rds" for seed in (0, 1)]
+    assert {store.resolve() for store in stores} == {(compared / "run" / "features" / "pool" / "rds").resolve()}
+    records = [read_json(comparison(compared) / "cells" / f"seed-{s}" / "sums" / "rds-25pct.json") for s in (0, 1)]
+    assert records[0]["selection"]["flops"] == records[1]["selection"]["flops"] > 0
+
+
 def test_plots_are_drawn(compared: Path) -> None:
     found = sorted(path.stem for path in (comparison(compared) / "plots").iterdir())
     assert found == ["budgets", "overlap", "scores", "sources"]
@@ -70,7 +77,7 @@ def test_finished_cells_are_not_made_again(compared: Path, capsys: pytest.Captur
     records = {path: path.stat().st_mtime_ns for path in (comparison(compared) / "cells").rglob("*.json")}
     assert gradsift("compare", compared / "config.yaml") == 0
     assert {path: path.stat().st_mtime_ns for path in records} == records
-    assert "compare: 7 of 7 cells are done" in capsys.readouterr().err
+    assert "compare: 9 of 9 cells are done" in capsys.readouterr().err
 
 
 def test_a_lost_record_is_made_from_what_is_there(compared: Path) -> None:

@@ -1,15 +1,31 @@
-"""`BASELINES`: what LESS is compared with; each scores the pool's rows for a target from texts and a seed alone."""
+"""What LESS is compared with: `BASELINES` score the pool from texts and a seed alone; `REPRESENTATIONS` are made by the
+base model, embeddings by another, and matched with a target as gradients are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from pydantic import BaseModel, ConfigDict
+
 from gradsift.baselines.bm25 import bm25
 from gradsift.baselines.controls import full, length, random
 from gradsift.baselines.dsir import dsir
+from gradsift.baselines.embedding import EMBEDDING, EmbeddingConfig
+from gradsift.baselines.representations import REPRESENTATIONS, Base, Representation
 from gradsift.baselines.texts import Scores, Texts
 
-__all__ = ["BASELINES", "Scores", "Texts"]
+__all__ = [
+    "BASELINES",
+    "EMBEDDING",
+    "REPRESENTATIONS",
+    "Base",
+    "BaselinesConfig",
+    "Representation",
+    "Scores",
+    "Texts",
+    "methods",
+    "own_strategy",
+]
 
 BASELINES: dict[str, Callable[[Texts], Scores]] = {
     "random": random,
@@ -18,3 +34,21 @@ BASELINES: dict[str, Callable[[Texts], Scores]] = {
     "length": length,
     "full": full,
 }
+
+
+class BaselinesConfig(BaseModel):
+    """Settings of the baselines that have some."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    embedding: EmbeddingConfig = EmbeddingConfig()
+
+
+def methods() -> tuple[str, ...]:
+    """Every name that `select.method` may have."""
+    return ("less", *BASELINES, *REPRESENTATIONS, EMBEDDING)
+
+
+def own_strategy(method: str) -> str:
+    """The name in STRATEGIES by which a method selects where the user names none."""
+    return REPRESENTATIONS[method].strategy if method in REPRESENTATIONS else "top"

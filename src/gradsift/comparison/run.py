@@ -8,14 +8,15 @@ may work side by side.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from gradsift.artifact import MANIFEST, fingerprint, read_json, write_json
-from gradsift.baselines import BASELINES
+from gradsift.baselines import BASELINES, EMBEDDING, REPRESENTATIONS
 from gradsift.comparing import ArmConfig
-from gradsift.comparison.costs import Watch, less_flops, training_flops
+from gradsift.comparison.costs import Watch, less_flops, representation_flops, training_flops
 from gradsift.comparison.outcomes import Outcome
 from gradsift.comparison.plan import Cell, cell_config, cells, comparison_folder, seed_config, seed_folder
 from gradsift.comparison.plots import draw
@@ -38,11 +39,13 @@ from gradsift.stages.select import read_selection
 logger = logging.getLogger(__name__)
 
 SHARED_FOLDERS = ("pool", "targets")
+SEEDLESS = (*REPRESENTATIONS, EMBEDDING)
+"""Methods whose features no seed changes."""
 
 
 def compare(config: RunConfig) -> str:
     """Make what is missing; the table as text, and where everything stands."""
-    with locked(config.run.path):
+    with locked(config.run.path, wait=True):
         keep_config(config)
         evaluation_of(config).require_inputs(config.targets)
         encode_stage(config)
@@ -95,27 +98,44 @@ def _do(config: RunConfig, cell: Cell) -> None:
         if cell.arm is None:
             evaluation_of(own).evaluate_base(own.targets[0], cell.name)
         else:
-            _prepare(seeded, cell.arm, watch)
+            _prepare(config, seeded, cell.arm, watch)
             _train_and_evaluate(own, cell, watch)
-        write_json(_record_path(config, cell), {"inputs": _inputs(config, cell), **_record(seeded, own, cell, watch)})
+        write_json(_record_path(config, cell), {"inputs": _inputs(config, cell), **_record(config, own, cell, watch)})
 
 
 def _share(config: RunConfig, seeded: RunConfig) -> None:
     """The encoded pool and targets, which no seed changes, by links."""
     for name in SHARED_FOLDERS:
-        link = seeded.run.path / name
-        if not link.is_symlink():
-            link.symlink_to(Path("..") / ".." / name, target_is_directory=True)
+        _link(seeded.run.path / name, config.run.path / name)
     keep_config(seeded)
 
 
-def _prepare(seeded: RunConfig, arm: ArmConfig, watch: Watch) -> None:
-    """What all targets share: warmup and features, where the method needs them."""
-    chosen = seeded.model_copy(update={"select": seeded.select.model_copy(update={"method": arm.method})})
+def _link(link: Path, folder: Path) -> None:
+    """A link that still holds when RUN is moved."""
+    if not link.is_symlink():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(folder, link.parent), target_is_directory=True)
+
+
+def _prepare(config: RunConfig, seeded: RunConfig, arm: ArmConfig, watch: Watch) -> None:
+    """What all targets share, where the method needs it: warmup and features; RUN holds those that no seed changes."""
+    chosen = {"select": seeded.select.model_copy(update={"method": arm.method})}
+    if arm.method in SEEDLESS:
+        with locked(config.run.path, wait=True), _shared_watch(config).timed(_features_piece(arm)):
+            features_stage(config.model_copy(update=chosen))
+        _link(seeded.run.pool_features(arm.method), config.run.pool_features(arm.method))
+        for target in config.targets:
+            folders = (run.target_features(target.name, arm.method) for run in (seeded.run, config.run))
+            _link(*folders)
+        return
     with watch.timed("warmup"):
-        warmup_stage(chosen)
+        warmup_stage(seeded.model_copy(update=chosen))
     with watch.timed(_features_piece(arm)):
-        features_stage(chosen)
+        features_stage(seeded.model_copy(update=chosen))
+
+
+def _shared_watch(config: RunConfig) -> Watch:
+    return Watch(comparison_folder(config))
 
 
 def _features_piece(arm: ArmConfig) -> str:
@@ -136,7 +156,7 @@ def _piece(stage: str, cell: Cell) -> str:
     return f"{stage}/{cell.target}/{cell.name}"
 
 
-def _record(seeded: RunConfig, own: RunConfig, cell: Cell, watch: Watch) -> dict[str, Any]:
+def _record(config: RunConfig, own: RunConfig, cell: Cell, watch: Watch) -> dict[str, Any]:
     """What the table, the differences and the plots are made of."""
     facts: dict[str, Any] = {"seed": cell.seed, "target": cell.target, "label": cell.label, "transfer": cell.transfer}
     facts |= _figures(own, cell)
@@ -148,7 +168,7 @@ def _record(seeded: RunConfig, own: RunConfig, cell: Cell, watch: Watch) -> dict
         "method": cell.arm.method,
         "num_selected": selection["num_selected"],
         "num_tokens": selection["num_tokens"],
-        "selection": _selection_cost(seeded, cell, watch),
+        "selection": _selection_cost(config, cell, watch),
         "training": _training_cost(own, cell, watch),
     }
 
@@ -168,15 +188,17 @@ def _figures(own: RunConfig, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _selection_cost(seeded: RunConfig, cell: Cell, watch: Watch) -> dict[str, float]:
-    """Warmup and features are made once for all targets, and counted in full for each."""
+def _selection_cost(config: RunConfig, cell: Cell, watch: Watch) -> dict[str, float | None]:
+    """Warmup and features are made once for all targets, and counted in full for each; None: not known."""
     assert cell.arm is not None
-    pieces = [_piece("score", cell), _piece("select", cell)]
-    flops = 0.0
-    if cell.arm.method not in BASELINES:
-        pieces += ["warmup", _features_piece(cell.arm)]
-        flops = less_flops(seeded)
-    return {"seconds": watch.of(*pieces), "flops": flops}
+    method, features = cell.arm.method, _features_piece(cell.arm)
+    seconds = watch.of(_piece("score", cell), _piece("select", cell))
+    if method in BASELINES:
+        return {"seconds": seconds, "flops": 0.0}
+    if method in SEEDLESS:
+        flops = representation_flops(config) if method in REPRESENTATIONS else None
+        return {"seconds": seconds + _shared_watch(config).of(features), "flops": flops}
+    return {"seconds": seconds + watch.of("warmup", features), "flops": less_flops(seed_config(config, cell.seed))}
 
 
 def _training_cost(own: RunConfig, cell: Cell, watch: Watch) -> dict[str, float]:

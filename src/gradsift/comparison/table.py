@@ -125,9 +125,9 @@ def _detail(column: _Column, label: str) -> list[str]:
     ]
     for part in ("selection", "training"):
         seconds = spread([record[part]["seconds"] for record in records])
-        flops = spread([record[part]["flops"] for record in records])
-        assert seconds is not None and flops is not None
-        cells += [duration(seconds.mean), f"{flops.mean:.1e}" if flops.mean else "–"]
+        flops = spread([record[part]["flops"] for record in records if record[part]["flops"]])
+        assert seconds is not None
+        cells += [duration(seconds.mean), "–" if flops is None else f"{flops.mean:.1e}"]
     return [*cells, str(len(outcomes))]
 
 

@@ -1,4 +1,4 @@
-"""Scores of the baselines: the same files as LESS's, from the texts of the pool and the targets."""
+"""Scores of the baselines that aren't matched: the same files as LESS's, from texts, or from a number a row."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from gradsift.source_settings import SourceConfig
 from gradsift.sources import read_examples
 from gradsift.stages.encode import TargetConfig, target_examples
 from gradsift.stages.score import TargetSide, facts_of, write_scores
+from gradsift.store import FeatureStore, stacked
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class BaselineStage:
 
     def score(self, target: TargetConfig, method: str) -> None:
         """Write the scores that `method` (a name of BASELINES) gives the pool's rows for the target."""
-        examples = _in_corpus(Corpus(self.run.target(target.name)), target_examples(target, self.seed))
+        examples = encoded_target(self.run, target, self.seed)
         subtasks = [example.subtask or target.name for example in examples]
         data = [Corpus(folder).manifest["fingerprint"] for folder in (self.run.pool, self.run.target(target.name))]
         inputs = fingerprint([method, self.seed, self.config.model_dump(), data, subtasks])
@@ -41,7 +42,7 @@ class BaselineStage:
             logger.info("score %s: %s has its scores", target.name, method)
             return
         names = sorted(set(subtasks))
-        rows = self._pool_examples()
+        rows = encoded_pool(self.run, self.pool, self.seed)
         texts = Texts(
             pool=[example.text for example in rows],
             answers=[example.answer for example in rows],
@@ -52,9 +53,30 @@ class BaselineStage:
         scores_NG = torch.from_numpy(BASELINES[method](texts))
         write_scores(self.run, TargetSide(target.name, names, [], 0, inputs), scores_NG, self.config, method)
 
-    def _pool_examples(self) -> list[Example]:
-        rows = [example for source in self.pool for example in read_examples(source, self.seed)]
-        return _in_corpus(Corpus(self.run.pool), rows)
+
+def score_by_number(run: RunFolder, kind: str, targets: Sequence[str], config: ScoreConfig) -> None:
+    """Write, for every target and subtask, the number that the pool's store of that kind has for each row."""
+    store = FeatureStore(run.pool_features(kind))
+    rows = stacked(store.shards())
+    score_N1 = rows.features_RK.float() * rows.scales_R[:, None]
+    for target in targets:
+        names = sorted({name or target for name in Corpus(run.target(target)).column("subtask")})
+        inputs = fingerprint([kind, config.model_dump(), store.meaning, names])
+        if facts_of(run.scores(target, kind)).get("inputs") == inputs:
+            logger.info("score %s: %s has its scores", target, kind)
+            continue
+        side = TargetSide(target, names, [], 0, inputs)
+        write_scores(run, side, score_N1.repeat(1, len(names)), config, kind)
+
+
+def encoded_pool(run: RunFolder, pool: Sequence[SourceConfig], seed: int) -> list[Example]:
+    """The pool's examples that were not set aside, in the order of its rows."""
+    return _in_corpus(Corpus(run.pool), [example for source in pool for example in read_examples(source, seed)])
+
+
+def encoded_target(run: RunFolder, target: TargetConfig, seed: int) -> list[Example]:
+    """The target's examples that were not set aside, in the order of its rows."""
+    return _in_corpus(Corpus(run.target(target.name)), target_examples(target, seed))
 
 
 def _in_corpus(corpus: Corpus, examples: Sequence[Example]) -> list[Example]:

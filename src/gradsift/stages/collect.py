@@ -1,4 +1,5 @@
-"""The features stage: projected gradients of every row of the pool and the targets, at every checkpoint."""
+"""The features stage: projected gradients of every row of the pool and the targets at every checkpoint, or what a
+baseline makes of them with the base model."""
 
 from __future__ import annotations
 
@@ -13,18 +14,19 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from gradsift.baselines import REPRESENTATIONS
 from gradsift.batching import TokenBudget, by_length, num_fitting, pad_rows
-from gradsift.checkpoints import Checkpoint, adapter_shapes, load_adapter, read_moments
+from gradsift.checkpoints import Checkpoint, adapter_shapes
 from gradsift.corpus import Corpus
 from gradsift.encoding import EncodedRow
 from gradsift.errors import UserError
 from gradsift.executors.local import Report, WorkerLost, run_units
-from gradsift.features import FeatureMaker
-from gradsift.gradients import AdamForm, AdamTerms, PerExampleGradients, adam_terms
-from gradsift.modeling import ModelConfig, add_saved_lora, load_base_model, model_fingerprint
-from gradsift.projection import PROJECTION_VERSION, ProjectionConfig, build_projector
+from gradsift.gradients import AdamForm
+from gradsift.modeling import ModelConfig, hidden_size, model_fingerprint
+from gradsift.projection import PROJECTION_VERSION, ProjectionConfig
 from gradsift.runfolder import RunFolder
 from gradsift.runtime import Progress, num_workers, peak_share, pick_device
+from gradsift.stages.makers import Maker, Makers, Origin
 from gradsift.store import DTYPES, StoreWriter
 
 logger = logging.getLogger(__name__)
@@ -58,12 +60,17 @@ class ExecutorConfig(BaseModel):
 
 @dataclass(frozen=True)
 class StoreTask:
-    """One feature store to make: these rows, at this checkpoint, in this form."""
+    """One feature store to make: these rows, with this model, in this form."""
 
     corpus: Path
     folder: Path
-    checkpoint: Checkpoint
+    origin: Origin
     meaning: Mapping[str, Any]
+
+    @property
+    def dim(self) -> int:
+        """K."""
+        return int(self.meaning["projection"]["dim"])
 
 
 @dataclass(frozen=True)
@@ -90,9 +97,9 @@ class FeaturesStage:
     config: FeaturesConfig
     executor: ExecutorConfig
 
-    def collect(self, checkpoints: Sequence[Checkpoint], targets: Sequence[str]) -> None:
-        """Finish the pool's and the targets' stores at these checkpoints."""
-        writers = self._writers(checkpoints, targets)
+    def collect(self, origins: Sequence[Origin], targets: Sequence[str]) -> None:
+        """Finish the pool's and the targets' stores of these origins."""
+        writers = self._writers(origins, targets)
         unfinished = [(task, writer) for task, writer in writers if not writer.is_finished()]
         if not unfinished:
             logger.info("features: all %d stores are finished", len(writers))
@@ -121,36 +128,46 @@ class FeaturesStage:
                 logger.warning("%s; its shard is made again", error)
         return _missing(unfinished)
 
-    def _writers(
-        self, checkpoints: Sequence[Checkpoint], targets: Sequence[str]
-    ) -> list[tuple[StoreTask, StoreWriter]]:
+    def _writers(self, origins: Sequence[Origin], targets: Sequence[str]) -> list[tuple[StoreTask, StoreWriter]]:
         base_model = model_fingerprint(self.model)
         writers = []
-        for checkpoint in checkpoints:
-            shared = self._shared_meaning(checkpoint, base_model)
-            folders = {self.run.pool: self.run.pool_features(checkpoint.name)}
-            folders |= {self.run.target(name): self.run.target_features(name, checkpoint.name) for name in targets}
+        for origin in origins:
+            shared = self._shared_meaning(origin)
+            folders = {self.run.pool: self.run.pool_features(origin.name)}
+            folders |= {self.run.target(name): self.run.target_features(name, origin.name) for name in targets}
             for source, folder in folders.items():
                 corpus = Corpus(source)
-                is_pool = source == self.run.pool
                 meaning = {
                     **shared,
                     **corpus.manifest["encoding"],
-                    "gradient": self.config.adam if is_pool else "sgd",
+                    "base_model": base_model,
                     "data": corpus.manifest["fingerprint"],
                 }
-                task = StoreTask(source, folder, checkpoint, meaning)
-                writers.append((task, store_writer(task, self.config)))
+                if isinstance(origin, Checkpoint):
+                    meaning["gradient"] = self.config.adam if source == self.run.pool else "sgd"
+                task = StoreTask(source, folder, origin, meaning)
+                writers.append((task, store_writer(source, folder, meaning, self.config)))
         return writers
 
-    def _shared_meaning(self, checkpoint: Checkpoint, base_model: str) -> dict[str, Any]:
+    def _shared_meaning(self, origin: Origin) -> dict[str, Any]:
+        """What the features of pool and targets have in common."""
+        if isinstance(origin, Checkpoint):
+            return self._gradients_meaning(origin)
+        kind = REPRESENTATIONS[origin.name]
+        return {
+            "representation": origin.name,
+            "projection": unprojected(kind.dim or hidden_size(self.model)),
+            # A score in fewer bits would make rows equal that are not.
+            "dtype": "float32" if kind.is_score else self.config.store_dtype,
+        }
+
+    def _gradients_meaning(self, checkpoint: Checkpoint) -> dict[str, Any]:
         shapes = adapter_shapes(checkpoint)
         projection = self.config.projection.model_dump() | {"version": PROJECTION_VERSION}
         if self.config.projection.kind == "identity":
             projection |= {"dim": sum(rows * columns for rows, columns in shapes.values()), "seed": 0}
         return {
             "checkpoint": checkpoint.fingerprint(),
-            "base_model": base_model,
             "parameters": {name: list(shape) for name, shape in shapes.items()},
             "projection": projection,
             "dtype": self.config.store_dtype,
@@ -158,7 +175,7 @@ class FeaturesStage:
 
     def _require_space(self, unfinished: Sequence[tuple[StoreTask, StoreWriter]], units: Sequence[Unit]) -> None:
         value_bytes = DTYPES[self.config.store_dtype].itemsize
-        row_bytes = {task.folder: task.meaning["projection"]["dim"] * value_bytes + 8 for task, _ in unfinished}
+        row_bytes = {task.folder: task.dim * value_bytes + 8 for task, _ in unfinished}
         needed = MANIFEST_BYTES * len(unfinished)
         needed += sum(unit.num_rows * row_bytes[unit.task.folder] for unit in units)
         free = shutil.disk_usage(self.run.path).free
@@ -169,25 +186,29 @@ class FeaturesStage:
             )
 
 
-def store_writer(task: StoreTask, config: FeaturesConfig) -> StoreWriter:
-    """The writer of a task's store."""
-    table = Corpus(task.corpus).table(["source", "id"])
+def unprojected(dim: int) -> dict[str, Any]:
+    """What stands in a meaning where K numbers are stored as they are made."""
+    return {"kind": "none", "dim": dim}
+
+
+def store_writer(corpus: Path, folder: Path, meaning: Mapping[str, Any], config: FeaturesConfig) -> StoreWriter:
+    """The writer of a store of a corpus' rows."""
+    table = Corpus(corpus).table(["source", "id"])
     keys = list(zip(table["source"].to_pylist(), table["id"].to_pylist(), strict=True))
-    return StoreWriter(task.folder, task.meaning, keys, config.shard_rows)
+    return StoreWriter(folder, meaning, keys, config.shard_rows)
 
 
 def _missing(unfinished: Sequence[tuple[StoreTask, StoreWriter]]) -> list[Unit]:
-    """The shards still to make: a checkpoint's pool, then its targets, so that it is loaded once."""
+    """The shards still to make: an origin's pool, then its targets, so that a checkpoint is loaded once."""
     return [Unit(task, *writer.bounds(shard), shard) for task, writer in unfinished for shard in writer.missing()]
 
 
 class FeatureWorker:
-    """One process's model: computes shards, changing the adapter when the checkpoint changes."""
+    """One process's model: computes shards, in batches of rows of like length."""
 
     def __init__(self, model: ModelConfig, config: FeaturesConfig, index: int) -> None:
-        self._model_config, self._config = model, config
-        self._device = pick_device(index)
-        self._loaded: LoadedCheckpoint | None = None
+        self._config, self._device = config, pick_device(index)
+        self._makers = Makers(model, config.projection, config.adam, self._device)
         self._budget = TokenBudget(config.tokens_per_batch, self._device.type)
         self._writers: dict[Path, StoreWriter] = {}
         self._corpora: dict[Path, Corpus] = {}
@@ -196,42 +217,16 @@ class FeatureWorker:
         """Compute one shard and store it."""
         task = unit.task
         if task.folder not in self._writers:
-            self._writers[task.folder] = store_writer(task, self._config)
+            self._writers[task.folder] = store_writer(task.corpus, task.folder, task.meaning, self._config)
             self._corpora[task.folder] = Corpus(task.corpus)
         rows = self._corpora[task.folder].rows(unit.start, unit.stop)
-        loaded = self._load(task.checkpoint)
-        self._writers[task.folder].write(unit.shard, self._features(rows, loaded, task.meaning["gradient"], report))
+        maker = self._makers.maker(task.origin, task.meaning.get("gradient", "sgd"))
+        features_RK = torch.empty(unit.num_rows, task.dim, device=self._device)
+        self._fill(features_RK, rows, maker, report)
+        self._writers[task.folder].write(unit.shard, features_RK)
 
-    def _load(self, checkpoint: Checkpoint) -> LoadedCheckpoint:
-        """The model with that checkpoint's adapter; the base is loaded once."""
-        if self._loaded is not None and self._loaded.checkpoint == checkpoint:
-            return self._loaded
-        if self._loaded is None:
-            base = load_base_model(self._model_config, self._device)
-            model = add_saved_lora(base, checkpoint.path).to(self._device)
-            gradients = PerExampleGradients(model)
-        else:
-            gradients = self._loaded.gradients
-            self._loaded.terms.clear()  # never two checkpoints' moments at once
-        load_adapter(gradients.model, checkpoint, gradients.shapes)
-        self._loaded = LoadedCheckpoint(checkpoint, gradients, self._terms(checkpoint, gradients.shapes))
-        return self._loaded
-
-    def _terms(self, checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, AdamTerms]:
-        form = self._config.adam
-        if form not in ("reference", "adamw"):
-            return {}
-        moments, adam = read_moments(checkpoint, shapes)
-        return {name: adam_terms(form, moments.pop(name).to(self._device), adam) for name in shapes}
-
-    def _features(
-        self, rows: Sequence[EncodedRow], loaded: LoadedCheckpoint, form: AdamForm, report: Report
-    ) -> torch.Tensor:
-        """Features of the rows, float32 [R, K], in their order."""
-        projector = build_projector(self._config.projection, loaded.gradients.shapes)
-        terms = loaded.terms if form == self._config.adam else {}
-        maker = FeatureMaker(loaded.gradients, form, terms, projector)
-        features_RK = torch.zeros(len(rows), projector.dim, device=self._device)
+    def _fill(self, features_RK: torch.Tensor, rows: Sequence[EncodedRow], maker: Maker, report: Report) -> None:
+        """Put the features of the rows into `features_RK`, in their order."""
         lengths = [row.num_tokens for row in rows]
         waiting = by_length(lengths)
         while waiting:
@@ -242,9 +237,8 @@ class FeatureWorker:
                 features_RK[positions] = done_BK
                 waiting = waiting[len(positions) :]
                 report(len(batch), sum(row.num_tokens for row in batch))
-        return features_RK
 
-    def _attempt(self, maker: FeatureMaker, rows: Sequence[EncodedRow]) -> torch.Tensor | None:
+    def _attempt(self, maker: Maker, rows: Sequence[EncodedRow]) -> torch.Tensor | None:
         """Features of a batch; None where memory ran out: the budget is smaller then. Raises UserError on one row."""
         try:
             features_BK = maker(pad_rows(rows).to(self._device))
@@ -259,12 +253,3 @@ class FeatureWorker:
             return None
         self._budget.succeeded(len(rows) * rows[0].num_tokens, peak_share(self._device))
         return features_BK
-
-
-@dataclass(frozen=True)
-class LoadedCheckpoint:
-    """A model with hooks that stands at a checkpoint, and what Γ takes from that checkpoint, on its device."""
-
-    checkpoint: Checkpoint
-    gradients: PerExampleGradients
-    terms: dict[str, AdamTerms]

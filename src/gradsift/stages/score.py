@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from gradsift.artifact import atomic_path, fingerprint, read_json, write_json
-from gradsift.checkpoints import Checkpoint
 from gradsift.corpus import Corpus
 from gradsift.errors import DataError, StoreMismatch
 from gradsift.runfolder import RunFolder
@@ -29,6 +28,7 @@ from gradsift.scoring import (
     subtask_directions,
     usable_rows,
 )
+from gradsift.stages.makers import Origin
 from gradsift.store import FeatureStore, require_joinable, stacked
 
 logger = logging.getLogger(__name__)
@@ -46,26 +46,28 @@ class TargetSide:
     """Fingerprint of everything that the scores come from."""
 
 
-def score(run: RunFolder, checkpoints: Sequence[Checkpoint], targets: Sequence[str], config: ScoreConfig) -> None:
+def score(
+    run: RunFolder, checkpoints: Sequence[Origin], targets: Sequence[str], config: ScoreConfig, method: str = "less"
+) -> None:
     """Write the scores of every target that has none from these stores with these settings."""
     weights = checkpoint_weights([checkpoint.learning_rate for checkpoint in checkpoints])
     pools = [FeatureStore(run.pool_features(checkpoint.name)) for checkpoint in checkpoints]
     pending = []
     for target in targets:
         side = _target_side(run, target, checkpoints, weights, pools, config)
-        if facts_of(run.scores(target)).get("inputs") != side.inputs:
+        if facts_of(run.scores(target, method)).get("inputs") != side.inputs:
             pending.append(side)
     if not pending:
         logger.info("score: all %d targets have their scores", len(targets))
         return
     for side, scores_NG in zip(pending, pool_influences(pools, weights, pending), strict=True):
-        write_scores(run, side, scores_NG, config)
+        write_scores(run, side, scores_NG, config, method)
 
 
 def _target_side(
     run: RunFolder,
     target: str,
-    checkpoints: Sequence[Checkpoint],
+    checkpoints: Sequence[Origin],
     weights: Sequence[float],
     pools: Sequence[FeatureStore],
     config: ScoreConfig,

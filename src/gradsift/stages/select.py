@@ -84,7 +84,7 @@ class SelectStage:
         rows = _scored_rows(table, corpus.num_read, overlapping)
         if config.gumbel and config.method != "full":
             rows = with_gumbel_noise(rows, config.gumbel, self.seed)
-        order = ranking(rows, config.strategy)
+        order = ranking(rows, config.order)
         found = duplicates(config.deduplicate, config.near_threshold) if config.method != "full" else None
         if found is None:
             chosen = choose(order, rows, config)

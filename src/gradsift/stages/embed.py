@@ -1,0 +1,73 @@
+"""The features stage of the method `embedding`: texts of the pool and the targets, embedded and stored by shards."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from gradsift.baselines.embedding import EMBEDDING, EmbeddingConfig, embeddings, load_embedder
+from gradsift.corpus import Corpus
+from gradsift.data import Example
+from gradsift.runfolder import RunFolder
+from gradsift.runtime import Progress, pick_device
+from gradsift.source_settings import SourceConfig
+from gradsift.stages.baseline import encoded_pool, encoded_target
+from gradsift.stages.collect import FeaturesConfig, store_writer, unprojected
+from gradsift.stages.encode import TargetConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EmbeddingStage:
+    """Makes the stores of embeddings that are missing, in this process; finished shards are never made again."""
+
+    run: RunFolder
+    pool: Sequence[SourceConfig]
+    config: EmbeddingConfig
+    features: FeaturesConfig
+    seed: int
+
+    def collect(self, targets: Sequence[TargetConfig]) -> None:
+        """Finish the pool's store and the targets'; an example's text is its messages, one after the other."""
+        self._embed(
+            self.run.pool, self.run.pool_features(EMBEDDING), partial(encoded_pool, self.run, self.pool, self.seed)
+        )
+        for target in targets:
+            folder = self.run.target_features(target.name, EMBEDDING)
+            self._embed(self.run.target(target.name), folder, partial(encoded_target, self.run, target, self.seed))
+
+    def _embed(self, corpus: Path, folder: Path, read: Callable[[], Sequence[Example]]) -> None:
+        meaning = {
+            "representation": EMBEDDING,
+            "embedder": self.config.model,
+            "projection": unprojected(self._dim),
+            "dtype": self.features.store_dtype,
+            "data": Corpus(corpus).manifest["fingerprint"],
+        }
+        writer = store_writer(corpus, folder, meaning, self.features)
+        if writer.is_finished():
+            logger.info("features: %s is finished", folder)
+            return
+        writer.open()
+        bounds = {shard: slice(*writer.bounds(shard)) for shard in writer.missing()}
+        examples = read()
+        with Progress(f"embed {corpus.name}", sum(len(examples[rows]) for rows in bounds.values())) as progress:
+            for shard, rows in bounds.items():
+                texts = [example.text for example in examples[rows]]
+                writer.write(shard, embeddings(self._embedder, texts, self.config.batch_size))
+                progress.advance(len(texts))
+        writer.finish()
+
+    @cached_property
+    def _dim(self) -> int:
+        """K, by embedding a word: the model's own word for it has changed its name."""
+        return embeddings(self._embedder, ["word"], 1).shape[1]
+
+    @cached_property
+    def _embedder(self) -> Any:
+        return load_embedder(self.config, pick_device())
