@@ -238,7 +238,9 @@ def projection(options: argparse.Namespace) -> None:
             "ours": lambda block=block_BOI, into=features_BK, add=projector.add: add(into, block, "A"),
         }
         best = side_by_side(calls, options.rounds)
-        note = f"[{rows}, {RANK * 384:,}] × [{RANK * 384:,}, {DIM}]; 2 MB of signs at once, the plain matrix has 1.6 GB"
+        note = (
+            f"[{rows}, {RANK * 384:,}] × [{RANK * 384:,}, {DIM}]; 2 MB of signs a thread, the plain matrix has 1.6 GB"
+        )
         show(Goal(f"rademacher / plain product, {rows} rows", best["ours"] / best["dense"], 1.5, note=note))
 
 

@@ -100,6 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     for name in STAGES:
         stage = _config_command(commands, name, STAGE_HELP[name])
         stage.set_defaults(command=_stage, stage=name)
+    compare = _config_command(
+        commands, "compare", "methods × targets × seeds, each trained and evaluated; finished cells are skipped"
+    )
+    compare.set_defaults(command=_compare)
     demo = commands.add_parser("demo", help="the method against its rivals, on a small model and pool, without network")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything it makes")
     demo.add_argument(
@@ -147,6 +151,14 @@ def _stage(options: argparse.Namespace) -> int:
     from gradsift.pipeline import run
 
     print(run(load_config(options.config, options.overrides), only=options.stage))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from gradsift.comparison.run import compare
+    from gradsift.config import load_config
+
+    print(compare(load_config(options.config, options.overrides)))
     return 0
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from gradsift.artifact import atomic_open, first_difference, read_json
 from gradsift.baselines import BaselinesConfig
+from gradsift.comparing import CompareConfig
 from gradsift.corpus import Corpus
 from gradsift.encoding import EncodingConfig
 from gradsift.errors import ConfigError, RunFolderError, nearest
@@ -51,6 +52,7 @@ class RunConfig(BaseModel):
     select: SelectConfig = SelectConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    compare: CompareConfig = CompareConfig()
     executor: ExecutorConfig = ExecutorConfig()
 
     @property

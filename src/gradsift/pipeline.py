@@ -93,14 +93,14 @@ def train_stage(config: RunConfig) -> None:
         config.seed,
     )
     for target in config.targets:
-        stage.train(target.name, config.select.method)
+        stage.train(target.name, config.select.label)
 
 
 def evaluate_stage(config: RunConfig) -> None:
     """The trained models' answers to the targets' held-out questions, and the metrics made of them."""
     stage = evaluation_of(config)
     for target in config.targets:
-        stage.evaluate(target, config.select.method)
+        stage.evaluate(target, config.select.label)
 
 
 STAGES: dict[str, Callable[[RunConfig], None]] = {
@@ -154,7 +154,7 @@ def run(config: RunConfig, until: str = "evaluate", only: str | None = None) -> 
             start = time.monotonic()
             STAGES[name](config)
             seconds[name] = time.monotonic() - start
-    return summary(config.run, [target.name for target in config.targets], config.select.method, seconds)
+    return summary(config.run, [target.name for target in config.targets], config.select, seconds)
 
 
 def _write_environment(config: RunConfig) -> None:

@@ -41,7 +41,8 @@ def summarised(predictions: Sequence[Prediction], averaged_over: Literal["questi
     subtasks = {name: _figures(rows) for name, rows in sorted(by_subtask.items())}
     whole = _figures(predictions)
     names = list(whole["metrics"])
-    means = {name: _mean(figures["metrics"][name] for figures in subtasks.values()) for name in names}
+    judged = [figures["metrics"] for figures in subtasks.values() if figures["metrics"]]
+    means = {name: _mean(metrics[name] for metrics in judged) for name in names}
     return {
         "metric": names[0] if names else "answer_loss",
         "averaged_over": averaged_over,
@@ -52,9 +53,10 @@ def summarised(predictions: Sequence[Prediction], averaged_over: Literal["questi
 
 
 def _figures(predictions: Sequence[Prediction]) -> dict[str, Any]:
-    names = list(predictions[0].scores)
+    judged = [prediction.scores for prediction in predictions if prediction.scores]
+    names = list(judged[0]) if judged else []
     return {
-        "metrics": {name: _mean(prediction.scores[name] for prediction in predictions) for name in names},
+        "metrics": {name: _mean(scores[name] for scores in judged) for name in names},
         "answer_loss": _answer_loss(predictions),
         "counts": {
             "questions": len(predictions),

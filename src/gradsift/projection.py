@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import accumulate, repeat
 from typing import Literal, Protocol
 
 import numpy as np
@@ -22,7 +24,8 @@ PROJECTION_VERSION = 2
 """Raised whenever the numbers of a projector change: stores of two versions don't match."""
 
 RADEMACHER_BLOCK_FLOATS = 1 << 19
-"""Signs that exist at once: 2 MB, which a core's cache holds."""
+"""Signs that a thread holds at once: 2 MB, as much as a core's cache."""
+RADEMACHER_LANES = 8
 
 WORD, WORD_64 = (1 << 32) - 1, (1 << 64) - 1
 SIGN_BIT, ONE_BITS = -(1 << 31), 0x3F800000
@@ -163,14 +166,30 @@ class Rademacher:
         self.dim, self._seed = config.dim, config.seed
 
     def add(self, features_BK: Tensor, block_BOI: Tensor, parameter: str, start: int = 0) -> None:
-        """Add block @ signs / √K, some coordinates at a time."""
+        """Add block @ signs / √K.
+
+        On a CPU in a fixed number of lanes, each summed by one thread: signs are made by one thread in any case, and
+        the sums don't depend on how many threads there are.
+        """
         block_BD = block_BOI.flatten(1)
-        step = max(1, RADEMACHER_BLOCK_FLOATS // self.dim)
         key = philox_key(self._seed, parameter, "rademacher")
+        if block_BD.is_cuda:
+            self._add_lane(features_BK, block_BD, key, start)
+            return
+        sums_LBK = features_BK.new_zeros(RADEMACHER_LANES, *features_BK.shape)
+        lanes = block_BD.tensor_split(RADEMACHER_LANES, dim=1)
+        starts = accumulate((lane_BD.shape[1] for lane_BD in lanes[:-1]), initial=start)
+        with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as threads:
+            list(threads.map(self._add_lane, sums_LBK, lanes, repeat(key), starts))
+        features_BK += sums_LBK.sum(dim=0)
+
+    def _add_lane(self, sum_BK: Tensor, block_BD: Tensor, key: int, start: int) -> None:
+        """Add the product with the signs of these coordinates, some at a time, so that signs stay in the cache."""
+        step = max(1, RADEMACHER_BLOCK_FLOATS // self.dim)
         for first in range(0, block_BD.shape[1], step):
             part_BD = block_BD[:, first : first + step]
             signs_DK = rademacher_signs(key, start + first, part_BD.shape[1], self.dim, part_BD.device)
-            features_BK.addmm_(part_BD, signs_DK, alpha=self.dim**-0.5)
+            sum_BK.addmm_(part_BD, signs_DK, alpha=self.dim**-0.5)
 
 
 def rademacher_signs(key: int, start: int, rows: int, dim: int, device: torch.device) -> Tensor:

@@ -26,6 +26,9 @@ class SelectConfig(BaseModel):
 
     method: str = "less"
     """What scores the rows: `less`, or a baseline's name; `full` takes every row, whatever the budget."""
+    name: str | None = Field(None, pattern=r"^\w[\w.+-]*$")
+    """What the selection, its model and its evaluation are called; None: the method. So that one run folder holds
+    several selections of one method."""
     strategy: str | None = None
     """A name of STRATEGIES; None: the method's own, `top` but for `rds+`."""
     fraction: float | None = Field(None, gt=0, le=1)
@@ -44,15 +47,20 @@ class SelectConfig(BaseModel):
     overlap_ngrams: int = Field(13, ge=0)
     """Rows that share this many words in a row with an item of the target are kept out; 0: none."""
 
+    @property
+    def label(self) -> str:
+        """The file name of what is made with these settings."""
+        return self.name or self.method
+
     @field_validator("method")
     @classmethod
     def _known_method(cls, name: str) -> str:
-        return _known(name, methods())
+        return known_method(name)
 
     @field_validator("strategy")
     @classmethod
     def _known_strategy(cls, name: str | None) -> str | None:
-        return None if name is None else _known(name, tuple(STRATEGIES))
+        return None if name is None else known_strategy(name)
 
     @field_validator("per_source_max")
     @classmethod
@@ -74,6 +82,16 @@ class SelectConfig(BaseModel):
 
 
 DEFAULT_FRACTION = 0.05
+
+
+def known_method(name: str) -> str:
+    """The name; raises ValueError, with the nearest one, where nothing scores rows by it."""
+    return _known(name, methods())
+
+
+def known_strategy(name: str) -> str:
+    """The name; raises ValueError, with the nearest one, where it is no strategy."""
+    return _known(name, tuple(STRATEGIES))
 
 
 def _known(name: str, names: Sequence[str]) -> str:

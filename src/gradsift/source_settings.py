@@ -49,7 +49,9 @@ class SourceConfig(BaseModel):
     limit: int | None = Field(default=None, ge=1)
     """The first rows alone."""
     sample: int | None = Field(default=None, ge=1)
-    """Rows drawn by the run's seed, kept in file order; all of them where there are fewer."""
+    """Rows drawn at random, kept in file order; all of them where there are fewer."""
+    sample_seed: int | None = Field(default=None, ge=0)
+    """Seed of that draw; None: the run's."""
     language: str | None = None
     """Conversations in this language alone; OpenAssistant trees."""
 

@@ -37,7 +37,7 @@ NUM_PEEKED = 1000
 
 
 def read_examples(source: SourceConfig, seed: int) -> Iterator[Example]:
-    """The examples of a source, in file order; a sample is drawn with `seed`.
+    """The examples of a source, in file order; a sample is drawn with `seed`, or the source's own.
 
     Raises DataError naming the file and the line or row: nothing there, a broken line, a missing column, a
     value of the wrong type, or an id that stands twice. Raises ConfigError where keys of the source don't go
@@ -45,6 +45,7 @@ def read_examples(source: SourceConfig, seed: int) -> Iterator[Example]:
     """
     opened = _open(source)
     seen: dict[str, _Place] = {}
+    seed = seed if source.sample_seed is None else source.sample_seed
     for row, item in _drawn(opened, opened.layout.settings, seed):
         example = opened.example(row, item)
         place = opened.place(row, item)

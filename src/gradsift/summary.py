@@ -9,24 +9,25 @@ from gradsift.artifact import MANIFEST, read_json
 from gradsift.corpus import Corpus
 from gradsift.runfolder import RunFolder
 from gradsift.runtime import duration
+from gradsift.selecting import SelectConfig
 
 
-def summary(run: RunFolder, targets: Sequence[str], method: str, seconds: Mapping[str, float]) -> str:
+def summary(run: RunFolder, targets: Sequence[str], select: SelectConfig, seconds: Mapping[str, float]) -> str:
     """What the run folder holds, as text for the terminal."""
-    pool = Corpus(run.pool)
+    pool, method, name = Corpus(run.pool), select.method, select.label
     selections = {
-        target: read_json(run.selection(target, method).with_suffix(".json"))
+        target: read_json(run.selection(target, name).with_suffix(".json"))
         for target in targets
-        if run.selection(target, method).is_file()
+        if run.selection(target, name).is_file()
     }
     parts = [
         _pool_lines(pool, run),
         _target_lines(run, targets, method),
         _table(pool, selections),
         [line for target in selections for line in _kept_out_lines(run, target, selections[target])],
-        [f"{target}: {run.selection(target, method)}" for target in selections],
-        [line for target in selections for line in _trained_lines(run, target, method)],
-        [line for target in targets for line in _evaluated_lines(run, target, method)],
+        [f"{target}: {run.selection(target, name)}" for target in selections],
+        [line for target in selections for line in _trained_lines(run, target, name)],
+        [line for target in targets for line in _evaluated_lines(run, target, name)],
         ["time: " + ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())],
     ]
     return "\n".join(line for part in parts for line in part)
@@ -56,16 +57,16 @@ def _target_lines(run: RunFolder, targets: Sequence[str], method: str) -> list[s
     return lines
 
 
-def _trained_lines(run: RunFolder, target: str, method: str) -> list[str]:
-    folder = run.model(target, method)
+def _trained_lines(run: RunFolder, target: str, selection: str) -> list[str]:
+    folder = run.model(target, selection)
     if not (folder / MANIFEST).is_file():
         return []
     facts = read_json(folder / MANIFEST)
     return [f"{target}: {folder}, trained on {facts['num_rows']:,} rows, loss {facts['loss']:.3f} in the last epoch"]
 
 
-def _evaluated_lines(run: RunFolder, target: str, method: str) -> list[str]:
-    path = run.evaluation(target, method)
+def _evaluated_lines(run: RunFolder, target: str, selection: str) -> list[str]:
+    path = run.evaluation(target, selection)
     if not path.is_file():
         return []
     metrics = read_json(path)

@@ -22,7 +22,7 @@ from gradsift.encoding import Encoder
 from gradsift.errors import ConfigError
 from gradsift.modeling import ModelConfig, load_base_model
 from gradsift.predictions import Prediction, summarised
-from gradsift.stages.encode import TargetConfig, held_out
+from gradsift.stages.encode import TargetConfig, held_out, target_examples
 from gradsift.stages.evaluate import (
     EvaluateConfig,
     EvaluationJob,
@@ -128,6 +128,34 @@ def test_an_answer_loss_that_no_row_can_give_is_null_with_its_reason(make_job: M
     metrics = evaluate_target(make_job([*rows, bbh | {"split": "test", "prompt": "4 + 4", "answer": "8"}], task="bbh"))
     assert metrics["answer_loss"]["nats_per_token"] is None
     assert "no chain of thought" in metrics["answer_loss"]["reason"]
+
+
+def test_held_out_worked_examples_are_asked_for_their_loss_alone(make_job: MakeJob) -> None:
+    bbh = {"subtask": "sums", "description": "Add."}
+    rows = [bbh | {"split": "val", "prompt": f"{n} + {n}", "cot": f"So the answer is {2 * n}."} for n in range(3)]
+    test = bbh | {"split": "test", "prompt": "4 + 4", "answer": "8"}
+    job = make_job([*rows, test], task="bbh", hold_out=1, test_limit=1)
+    metrics = evaluate_target(job)
+    (held,) = [row for row in predictions(job) if row["scores"] == {}]
+    assert held["output"] is None
+    assert held["answer_nats"] == metrics["answer_loss"]["nats_per_token"] * held["answer_tokens"]
+    assert (metrics["answer_loss"]["num_questions"], metrics["metric"]) == (1, "exact_match")
+
+
+def test_a_file_of_examples_may_hold_out_its_own_last_ones(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "own.jsonl", OWN_ROWS)
+    config = TargetConfig(name="own", path=str(file), subtask_column="kind", hold_out=1)
+    questions, _ = held_out(config)
+    assert [question.id for question in questions] == ["h4", "h5"]
+    assert [example.id for example in target_examples(config, seed=0)] == ["h0", "h1", "h2", "h3"]
+
+
+def test_a_target_has_its_own_limit_and_shots(make_job: MakeJob) -> None:
+    job = make_job(MMLU_ROWS, config={"limit": 4, "num_shots": 3}, task="mmlu", test_limit=2, num_shots=1)
+    evaluate_target(job)
+    assert [(row["subtask"], row["num_shots"]) for row in predictions(job)] == [
+        (subject, 1) for subject in ("art", "art", "law", "law")
+    ]
 
 
 def refuse() -> nn.Module:

@@ -8,7 +8,14 @@ import pytest
 
 from gradsift.errors import DataError
 from gradsift.tasks import TASKS
-from gradsift.tasks.bbh import Shot, bbh_prompt, extracted_answer, parse_shots, validation_examples
+from gradsift.tasks.bbh import (
+    Shot,
+    bbh_prompt,
+    extracted_answer,
+    held_out_examples,
+    parse_shots,
+    validation_examples,
+)
 
 from .conftest import AuthorsPrompts, WriteJsonl, tulu_prompt
 
@@ -184,3 +191,20 @@ def test_exact_match_is_blind_to_case_and_punctuation(
     judge = TASKS["bbh"].EVALUATION.judge
     assert judge is not None
     assert judge(question, output) == {"exact_match": exact, "exact_match_verbatim": verbatim}
+
+
+def test_the_last_examples_of_a_task_are_held_out_and_stand_in_no_prompt(write_jsonl: WriteJsonl) -> None:
+    file = write_jsonl(ROWS)
+    kept = validation_examples(file, "bbh", hold_out=1)
+    (held,) = held_out_examples(file, "bbh", hold_out=1)
+    assert [example.messages[0]["content"] for example in kept] == [
+        bbh_prompt("Add.", [SHOTS[1]], "1 + 1"),
+        bbh_prompt("Add.", [SHOTS[0]], "2 + 2"),
+    ]
+    assert held.messages[0]["content"] == bbh_prompt("Add.", SHOTS[:2], "3 + 3")
+    assert held.messages[1]["content"] == " So 6."
+
+
+def test_holding_out_all_examples_is_refused(write_jsonl: WriteJsonl) -> None:
+    with pytest.raises(DataError, match="sums has 3 examples: hold_out=3 leaves none to select for"):
+        validation_examples(write_jsonl(ROWS), "bbh", hold_out=3)

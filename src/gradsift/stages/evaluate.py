@@ -89,16 +89,20 @@ class EvaluateStage:
         if self.config.harness is not None:
             require_harness(self.config.harness)
 
-    def evaluate(self, target: TargetConfig, method: str) -> None:
-        """Evaluate the model trained on what `method` chose for the target; one with nothing held out is skipped."""
-        self._evaluate(target, method, self.run.model(target.name, method))
+    def evaluate(self, target: TargetConfig, selection: str) -> None:
+        """Evaluate the model trained on the target's selection of that name; one with nothing held out is skipped."""
+        self._evaluate(target, selection, self.run.model(target.name, selection))
         if self.config.base:
-            self._evaluate(target, BASE, None)
+            self.evaluate_base(target)
 
-    def _evaluate(self, target: TargetConfig, method: str, trained: Path | None) -> None:
-        metrics_path = self.run.evaluation(target.name, method)
+    def evaluate_base(self, target: TargetConfig, name: str = BASE) -> None:
+        """Evaluate the model as it is before training."""
+        self._evaluate(target, name, None)
+
+    def _evaluate(self, target: TargetConfig, name: str, trained: Path | None) -> None:
+        metrics_path = self.run.evaluation(target.name, name)
         model = cache(partial(load_finetuned, self.model, trained, pick_device()))
-        source = trained_settings(self.run, target.name, method) if trained else {"base": model_fingerprint(self.model)}
+        source = trained_settings(self.run, target.name, name) if trained else {"base": model_fingerprint(self.model)}
         encoder = Encoder(load_tokenizer(self.model), self.encoding)
         folder = metrics_path.with_suffix("")
         if target.has_held_out:
@@ -143,7 +147,7 @@ def evaluate_target(job: EvaluationJob) -> dict[str, Any]:
     Raises ConfigError and DataError as `held_out` does, and where the settings leave no room for a prompt.
     """
     questions, protocol = held_out(job.target)
-    questions = drawn(questions, job.config.limit)
+    questions = drawn(questions, job.target.test_limit or job.config.limit)
     inputs = _inputs(job, questions, protocol)
     if (finished := _finished(job)) and finished["inputs"] == inputs:
         logger.info("evaluate %s: %s is up to date", job.target.name, job.metrics_path)
@@ -162,14 +166,21 @@ def evaluate_target(job: EvaluationJob) -> dict[str, Any]:
 
 
 def drawn(questions: Sequence[Question], limit: int | None) -> list[Question]:
-    """At most `limit` questions of each subtask, in their order; those whose ids have the smallest SHA-256."""
+    """At most `limit` questions of each subtask, in their order; those whose ids have the smallest SHA-256.
+
+    Those that are asked for their loss alone are few, and stay.
+    """
     if limit is None:
         return list(questions)
     by_subtask: dict[str, list[str]] = {}
-    for question in questions:
+    for question in filter(_is_judged, questions):
         by_subtask.setdefault(question.subtask, []).append(question.id)
     kept = {name for names in by_subtask.values() for name in sorted(names, key=_sha256)[:limit]}
-    return [question for question in questions if question.id in kept]
+    return [question for question in questions if question.id in kept or not _is_judged(question)]
+
+
+def _is_judged(question: Question) -> bool:
+    return bool(question.answers)
 
 
 def _sha256(text: str) -> str:
@@ -179,7 +190,7 @@ def _sha256(text: str) -> str:
 def _inputs(job: EvaluationJob, questions: Sequence[Question], protocol: EvaluationProtocol) -> str:
     """Fingerprint of everything that the metrics come from; the batch size is no part of it."""
     rules = {key: value for key, value in asdict(protocol).items() if key != "judge"}
-    settings = {"max_new_tokens": _wanted_tokens(job), "num_shots": job.config.num_shots}
+    settings = {"max_new_tokens": _wanted_tokens(job), "num_shots": _wanted_shots(job)}
     return fingerprint(
         [
             REVISION,
@@ -196,6 +207,11 @@ def _inputs(job: EvaluationJob, questions: Sequence[Question], protocol: Evaluat
 def _wanted_tokens(job: EvaluationJob) -> int | None:
     """The user's word on the tokens of an answer: the target's own, else the run's; None: as the protocol says."""
     return job.target.max_new_tokens or job.config.max_new_tokens
+
+
+def _wanted_shots(job: EvaluationJob) -> int | None:
+    """The user's word on the worked examples of a prompt, likewise."""
+    return job.config.num_shots if job.target.num_shots is None else job.target.num_shots
 
 
 def _finished(job: EvaluationJob) -> dict[str, Any] | None:
@@ -221,7 +237,8 @@ class _Run:
 
         self._protocol, self._label = protocol, f"evaluate {job.target.name}"
         self._answerer = Answerer(job.model(), job.encoder, job.config.batch_size)
-        self._num_shots = protocol.num_shots if job.config.num_shots is None else job.config.num_shots
+        wanted_shots = _wanted_shots(job)
+        self._num_shots = protocol.num_shots if wanted_shots is None else wanted_shots
         self._fitter = self._answerer.fitter(self._num_shots)
         self._max_new_tokens = self._answerer.new_tokens(_wanted_tokens(job), protocol.max_new_tokens)
 
@@ -251,11 +268,16 @@ class _Run:
         return [question.with_passages(shorten) for question in questions]
 
     def _outputs(self, questions: Sequence[Question]) -> list[_Output]:
-        if self._protocol.judge is None:
-            return [_Output(self._fitter.prompt(question, num_new_tokens=1)) for question in questions]
-        if all(question.choices for question in questions):
-            return self._chosen(questions)
-        return self._generated(questions)
+        judged = [question for question in questions if _is_judged(question)]
+        if self._protocol.judge is None or not judged:
+            return list(map(self._unanswered, questions))
+        chosen = all(question.choices for question in judged)
+        answers = iter(self._chosen(judged) if chosen else self._generated(judged))
+        asked = {question.id for question in judged}
+        return [next(answers) if question.id in asked else self._unanswered(question) for question in questions]
+
+    def _unanswered(self, question: Question) -> _Output:
+        return _Output(self._fitter.prompt(question, num_new_tokens=1))
 
     def _chosen(self, questions: Sequence[Question]) -> list[_Output]:
         with Progress(self._label, len(questions), "questions") as progress:

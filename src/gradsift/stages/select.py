@@ -55,8 +55,8 @@ class SelectStage:
         table, scores = read_scores(self.run, target.name, self.config.method)
         overlap = self._overlap(target)
         seed = self.seed if self.config.gumbel else None
-        inputs = fingerprint([self.config.model_dump(), scores["inputs"], seed, overlap["inputs"]])
-        path = self.run.selection(target.name, self.config.method)
+        inputs = fingerprint([self.config.model_dump(exclude={"name"}), scores["inputs"], seed, overlap["inputs"]])
+        path = self.run.selection(target.name, self.config.label)
         described = path.with_suffix(".json")
         if described.is_file() and path.is_file() and read_json(described)["inputs"] == inputs:
             logger.info("select %s: done before", target.name)

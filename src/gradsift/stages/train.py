@@ -76,12 +76,12 @@ class TrainStage:
     pool: Sequence[SourceConfig]
     seed: int
 
-    def train(self, target: str, method: str) -> None:
-        """Train on the selection that `method` made for the target, from the last checkpoint where there is one."""
-        folder = self.run.model(target, method)
-        settings = self._settings(target, method)
+    def train(self, target: str, selection: str) -> None:
+        """Train on the target's selection of that name, from the last checkpoint where there is one."""
+        folder = self.run.model(target, selection)
+        settings = self._settings(target, selection)
         if _is_finished(folder, settings):
-            logger.info("train %s: %s was trained before", target, method)
+            logger.info("train %s: %s was trained before", target, selection)
             return
         twin = self._twin(settings)
         if twin is not None and not folder.exists():
@@ -89,7 +89,7 @@ class TrainStage:
             _copy_whole(twin, folder)
             return
         encoder = Encoder(load_tokenizer(self.model), self.encoding)
-        rows, set_aside = self._rows(encoder, target, method)
+        rows, set_aside = self._rows(encoder, target, selection)
         write_json(folder / SETTINGS_FILE, settings)
         start = time.monotonic()
         model = self._fresh_model()
@@ -114,12 +114,12 @@ class TrainStage:
         manifests = sorted((self.run.path / "model").glob(f"*/[!.]*/{MANIFEST}"))
         return next((path.parent for path in manifests if _is_described_by(read_json(path), settings)), None)
 
-    def _settings(self, target: str, method: str) -> dict[str, Any]:
+    def _settings(self, target: str, selection: str) -> dict[str, Any]:
         """What decides the trained model."""
         config = self.config.model_dump(mode="json", exclude={*FREE_SETTINGS, "model", "encoding", "data"})
         data = self.config.data
         if data is None:
-            trained_on: Any = read_selection(self.run, target, method)["sha256"]
+            trained_on: Any = read_selection(self.run, target, selection)["sha256"]
         else:
             trained_on = {str(source.name): source_fingerprint(source) for source in data}
         return {
@@ -130,9 +130,9 @@ class TrainStage:
             "seed": self.seed,
         }
 
-    def _rows(self, encoder: Encoder, target: str, method: str) -> tuple[list[EncodedRow], dict[str, int]]:
+    def _rows(self, encoder: Encoder, target: str, selection: str) -> tuple[list[EncodedRow], dict[str, int]]:
         """The rows to train on, and how many were set aside and why. Raises DataError where none is left."""
-        results = encoder.encode(self._examples(target, method))
+        results = encoder.encode(self._examples(target, selection))
         rows = [result for result in results if isinstance(result, EncodedRow)]
         reasons = Counter(result.reason for result in results if isinstance(result, SetAside))
         listed = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
@@ -142,9 +142,9 @@ class TrainStage:
             logger.warning("train %s: %d of %d rows set aside: %s", target, reasons.total(), len(results), listed)
         return rows, dict(reasons)
 
-    def _examples(self, target: str, method: str) -> list[Example]:
+    def _examples(self, target: str, selection: str) -> list[Example]:
         if self.config.data is None:
-            return selection_examples(self.run, self.pool, target, method)
+            return selection_examples(self.run, self.pool, target, selection)
         return [example for source in self.config.data for example in read_examples(source, self.seed)]
 
     def _fresh_model(self) -> nn.Module:
@@ -206,9 +206,9 @@ def _copy_whole(folder: Path, destination: Path) -> None:
     unfinished.rename(destination)
 
 
-def trained_settings(run: RunFolder, target: str, method: str) -> dict[str, Any]:
+def trained_settings(run: RunFolder, target: str, selection: str) -> dict[str, Any]:
     """What decided the trained model; raises DataError where there is none."""
-    path = run.model(target, method) / MANIFEST
+    path = run.model(target, selection) / MANIFEST
     if not path.is_file():
         raise DataError(f"there is no model for target {target} yet: run `gradsift train` first", path.parent)
     facts = read_json(path)

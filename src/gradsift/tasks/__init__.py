@@ -16,12 +16,16 @@ class TargetTask(Protocol):
     EVALUATION: EvaluationProtocol
     """How its held-out questions are asked and judged."""
 
-    def validation_examples(self, path: Path, target: str) -> list[Example]:
+    def validation_examples(self, path: Path, target: str, hold_out: int = 0) -> list[Example]:
         """The few-shot examples in `path`, in file order, each with its subtask and `target` as its source.
 
-        `path` is a folder in the authors' layout, one of its files, or JSONL (its "val" rows). `DataError`
-        where nothing is there, a row can't be used, or no row is left.
+        All but the last `hold_out` of every subtask. `path` is a folder in the authors' layout, one of its files, or
+        JSONL (its "val" rows). `DataError` where nothing is there, a row can't be used, or no row is left.
         """
+        ...
+
+    def held_out_examples(self, path: Path, target: str, hold_out: int) -> list[Example]:
+        """The last `hold_out` few-shot examples of every subtask, in the form of the others."""
         ...
 
     def test_questions(self, path: Path, shots_path: Path) -> list[Question]:

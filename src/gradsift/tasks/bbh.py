@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from gradsift.data import Example
 from gradsift.tasks.files import Row, held_out_rows, is_json, json_object, target_files, validation_rows
-from gradsift.tasks.prompt import Prompt, as_examples
+from gradsift.tasks.prompt import Prompt, as_examples, parted
 from gradsift.tasks.question import (
     EvaluationProtocol,
     Question,
@@ -52,10 +52,24 @@ class _WorkedExample(NamedTuple):
     id: str | None
 
 
-def validation_examples(path: Path, target: str) -> list[Example]:
-    """The worked examples in `path`, in file order; the others of its subtask come first in its prompt."""
+def validation_examples(path: Path, target: str, hold_out: int = 0) -> list[Example]:
+    """The worked examples in `path`, in file order; the others of its subtask come first in its prompt.
+
+    Those held out stand in no prompt.
+    """
+    kept, _ = _parted(path, hold_out)
+    return as_examples(_prompts(kept, kept), target, path)
+
+
+def held_out_examples(path: Path, target: str, hold_out: int) -> list[Example]:
+    """The last `hold_out` worked examples of every task; those that are selected for come first in their prompts."""
+    kept, held = _parted(path, hold_out)
+    return as_examples(_prompts(held, kept), target, path)
+
+
+def _parted(path: Path, hold_out: int) -> tuple[list[_WorkedExample], list[_WorkedExample]]:
     worked = [example for file in target_files(path, "bbh", LAYOUT) for example in _worked_examples(file)]
-    return as_examples(_prompts(worked), target, path)
+    return parted(worked, lambda example: example.subtask, hold_out, path)
 
 
 def test_questions(path: Path, shots_path: Path) -> list[Question]:
@@ -205,11 +219,11 @@ def _worked_example(row: Row) -> _WorkedExample:
     return _WorkedExample(row.text("subtask"), row.text("description"), shot, row.id)
 
 
-def _prompts(worked: list[_WorkedExample]) -> list[Prompt]:
+def _prompts(asked: list[_WorkedExample], shown: list[_WorkedExample]) -> list[Prompt]:
     by_subtask = defaultdict(list)
-    for example in worked:
+    for example in shown:
         by_subtask[example.subtask].append(example)
-    return [_prompt(example, by_subtask[example.subtask]) for example in worked]
+    return [_prompt(example, by_subtask[example.subtask]) for example in asked]
 
 
 def _prompt(example: _WorkedExample, subtask: list[_WorkedExample]) -> Prompt:

@@ -22,6 +22,21 @@ def held_out_questions(examples: Iterable[Example], target: str, path: Path) -> 
     return in_natural_order((_question(example, target, path) for example in examples), path)
 
 
+def asked_for_loss(example: Example) -> Question:
+    """A built-in task's validation example as a question that nothing but the loss of its completion is asked of."""
+    question, completion = (message["content"] for message in example.messages)
+    return Question(
+        id=example.id,
+        subtask=example.subtask or example.source,
+        heading="",
+        shots=(),
+        question=question,
+        prefill=example.prefill or "",
+        answers=(),
+        completion=completion,
+    )
+
+
 def _question(example: Example, target: str, path: Path) -> Question:
     turns = [turn for turn, message in enumerate(example.messages) if message["role"] == "assistant"]
     if not turns:

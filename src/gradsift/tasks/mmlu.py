@@ -17,7 +17,7 @@ from string import ascii_uppercase
 from gradsift.data import Example
 from gradsift.errors import DataError
 from gradsift.tasks.files import Row, held_out_rows, opened, target_files, validation_rows
-from gradsift.tasks.prompt import Prompt, as_examples
+from gradsift.tasks.prompt import Prompt, as_examples, parted
 from gradsift.tasks.question import (
     EvaluationProtocol,
     Question,
@@ -56,13 +56,23 @@ class ChoiceQuestion:
         return None
 
 
-def validation_examples(path: Path, target: str) -> list[Example]:
+def validation_examples(path: Path, target: str, hold_out: int = 0) -> list[Example]:
     """The development questions in `path`: by subject in the authors' csv files, else in file order.
 
     Every row of a file is taken; the authors stop at five, which is all that MMLU's files hold.
     """
+    return as_examples(_prompts(path, hold_out)[0], target, path)
+
+
+def held_out_examples(path: Path, target: str, hold_out: int) -> list[Example]:
+    """The last `hold_out` development questions of every subject."""
+    return as_examples(_prompts(path, hold_out)[1], target, path)
+
+
+def _prompts(path: Path, hold_out: int) -> tuple[list[Prompt], list[Prompt]]:
     files = sorted(target_files(path, "mmlu", LAYOUT), key=_subject)
-    return as_examples(map(_prompt, _all_questions(files)), target, path)
+    prompts = list(map(_prompt, _all_questions(files)))
+    return parted(prompts, lambda prompt: prompt.subtask, hold_out, path)
 
 
 def test_questions(path: Path, shots_path: Path) -> list[Question]:

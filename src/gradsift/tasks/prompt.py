@@ -1,14 +1,17 @@
-"""`Prompt`: one validation example as a task words it, and the `Example`s that a target's prompts become."""
+"""`Prompt`: one validation example as a task words it; the `Example`s that prompts become, and which are held out."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from gradsift.data import Example
 from gradsift.errors import DataError
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,26 @@ class Prompt:
     """What is learned; begins with the space that parts it from the prefill, as in the authors' code."""
     id: str | None = None
     """The user's id where there is one."""
+
+
+def parted(
+    items: Sequence[Item], subtask_of: Callable[[Item], str], hold_out: int, path: Path
+) -> tuple[list[Item], list[Item]]:
+    """The items to select for, and the last `hold_out` of every subtask, which are not.
+
+    `DataError`, naming `path`, where that leaves a subtask without any.
+    """
+    left = Counter(map(subtask_of, items))
+    for subtask, count in left.items():
+        if count <= hold_out:
+            raise DataError(f"{subtask} has {count} examples: hold_out={hold_out} leaves none to select for", path)
+    kept: list[Item] = []
+    held: list[Item] = []
+    for item in items:
+        subtask = subtask_of(item)
+        (kept if left[subtask] > hold_out else held).append(item)
+        left[subtask] -= 1
+    return kept, held
 
 
 def as_examples(prompts: Iterable[Prompt], target: str, path: Path) -> list[Example]:

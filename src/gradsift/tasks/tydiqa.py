@@ -16,7 +16,7 @@ from typing import NamedTuple
 from gradsift.data import Example
 from gradsift.tasks import squad
 from gradsift.tasks.files import Row, held_out_rows, is_json, json_object, target_files, validation_rows
-from gradsift.tasks.prompt import Prompt, as_examples
+from gradsift.tasks.prompt import Prompt, as_examples, parted
 from gradsift.tasks.question import (
     EvaluationProtocol,
     Question,
@@ -98,13 +98,22 @@ WORDINGS = {
 }
 
 
-def validation_examples(path: Path, target: str) -> list[Example]:
+def validation_examples(path: Path, target: str, hold_out: int = 0) -> list[Example]:
     """The examples in `path`, in file order; a language is a subtask, the first of the `answers` is learned.
 
     Every example of a language is taken; the authors stop at one, which is all that their file holds.
     """
+    return as_examples(_prompts(path, hold_out)[0], target, path)
+
+
+def held_out_examples(path: Path, target: str, hold_out: int) -> list[Example]:
+    """The last `hold_out` examples of every language."""
+    return as_examples(_prompts(path, hold_out)[1], target, path)
+
+
+def _prompts(path: Path, hold_out: int) -> tuple[list[Prompt], list[Prompt]]:
     rows = [row for file in target_files(path, "tydiqa", LAYOUT) for row in _rows(file)]
-    return as_examples(map(_prompt, rows), target, path)
+    return parted(list(map(_prompt, rows)), lambda prompt: prompt.subtask, hold_out, path)
 
 
 def test_questions(path: Path, shots_path: Path) -> list[Question]:

@@ -1,0 +1,133 @@
+"""What a selection and a training cost: seconds on this machine, and floating-point operations.
+
+Operations are counted as is usual, 2 for each weight that multiplies a token: a forward pass takes 2 P T for P such
+weights and T tokens, the backward pass through frozen weights as much again, and an adapter of A numbers 6 A T in all.
+Attention scores, projections, and methods that read texts alone are left out: they are small beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradsift.artifact import MANIFEST, read_json, write_json
+from gradsift.checkpoints import adapter_shapes
+from gradsift.config import RunConfig
+from gradsift.corpus import Corpus
+from gradsift.modeling import ModelConfig
+from gradsift.pipeline import checkpoints_of
+from gradsift.stages.warmup import warmup_rows
+
+SECONDS_FILE = "seconds.json"
+
+
+class Watch:
+    """Seconds spent on each piece of work of a run folder, over all the times that it was begun."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / SECONDS_FILE
+
+    def of(self, *pieces: str) -> float:
+        """Seconds of these pieces together; a piece that was never begun took none."""
+        known = self._known()
+        return sum(known.get(piece, 0.0) for piece in pieces)
+
+    @contextlib.contextmanager
+    def timed(self, piece: str) -> Iterator[None]:
+        """Add the time of the block to the piece, also where it is stopped by an error."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            known = self._known()
+            known[piece] = round(known.get(piece, 0.0) + time.monotonic() - start, 2)
+            write_json(self._path, known)
+
+    def _known(self) -> dict[str, float]:
+        return dict(read_json(self._path)) if self._path.is_file() else {}
+
+
+@dataclass(frozen=True)
+class PassCost:
+    """Operations for one token."""
+
+    num_weights: int
+    """P: of the model's linears, the head included."""
+    num_adapter: int = 0
+    """A."""
+
+    @property
+    def forward(self) -> int:
+        """One pass without gradients."""
+        return 2 * (self.num_weights + self.num_adapter)
+
+    @property
+    def with_gradients(self) -> int:
+        """Forward and backward with a frozen base."""
+        return 4 * self.num_weights + 6 * self.num_adapter
+
+    @property
+    def full(self) -> int:
+        """Forward and backward where every weight is trained."""
+        return 6 * self.num_weights
+
+
+def num_weights(config: ModelConfig) -> int:
+    """P of a model, from its config alone: two-dimensional weights, of the embeddings only the head."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    described = AutoConfig.from_pretrained(
+        config.name_or_path, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(described, trust_remote_code=config.trust_remote_code)
+    linears = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    return sum(linear.weight.numel() for linear in linears)
+
+
+def less_flops(config: RunConfig) -> float:
+    """Warmup and features of the pool and of all targets, at every checkpoint."""
+    checkpoints = checkpoints_of(config)
+    adapter = sum(rows * columns for rows, columns in adapter_shapes(checkpoints[0]).values())
+    cost = PassCost(num_weights(config.model), adapter)
+    tokens = _tokens(config) * len(checkpoints)
+    if config.warmup.checkpoints is None:
+        tokens += _warmup_tokens(config) * config.warmup.epochs
+    return float(cost.with_gradients * tokens)
+
+
+def representation_flops(config: RunConfig) -> float:
+    """One forward pass over the pool and all targets."""
+    return float(PassCost(num_weights(config.model)).forward * _tokens(config))
+
+
+def training_flops(config: RunConfig, folder: Path) -> float:
+    """The training of the model in `folder`."""
+    weights = num_weights(config.target_model)
+    tokens = read_json(folder / MANIFEST)["num_tokens"] * config.train.epochs
+    if config.train.method == "full":
+        return float(PassCost(weights).full * tokens)
+    return float(PassCost(weights, _adapter_size(folder)).with_gradients * tokens)
+
+
+def _adapter_size(folder: Path) -> int:
+    from safetensors import safe_open
+
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (no mapping)
+    return sum(int(shape[0]) * int(shape[1]) for shape in shapes if len(shape) == 2)
+
+
+def _tokens(config: RunConfig) -> int:
+    folders = [config.run.pool, *(config.run.target(target.name) for target in config.targets)]
+    return sum(int(Corpus(folder).manifest["num_tokens"]) for folder in folders)
+
+
+def _warmup_tokens(config: RunConfig) -> int:
+    corpus = Corpus(config.run.pool)
+    num_tokens = corpus.column("num_tokens")
+    return sum(num_tokens[row] for row in warmup_rows(corpus.num_rows, config.warmup.fraction, config.seed))

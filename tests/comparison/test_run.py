@@ -1,0 +1,101 @@
+"""`gradsift compare` as a user calls it: what it writes, and going on where it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from runs import conversation, gradsift, tiny_run, write_jsonl
+
+from gradsift.artifact import read_json
+
+METHODS = ["less", "random", "full"]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
+    """A finished comparison's folder; its config stands beside it."""
+    folder = tmp_path_factory.mktemp("compared")
+    held_out = [conversation(f"h{i}", f"How much is {i} and {i}?", f"It is {2 * i}.", kind="even") for i in range(3)]
+    target = {
+        "name": "sums",
+        "path": str(folder / "target.jsonl"),
+        "subtask_column": "kind",
+        "test_path": str(write_jsonl(folder / "held-out.jsonl", held_out)),
+    }
+    config = tiny_run(
+        folder, tiny_model_folder, targets=[target], compare={"methods": METHODS, "seeds": [0, 1], "fractions": [0.25]}
+    )
+    assert gradsift("compare", config) == 0
+    return folder
+
+
+def comparison(compared: Path) -> Path:
+    return compared / "run" / "comparison"
+
+
+def test_every_method_has_its_loss_in_the_table(compared: Path) -> None:
+    text = (comparison(compared) / "comparison.md").read_text()
+    for label in ("base", "less-25pct", "random-25pct", "full"):
+        assert f"| {label} | " in text
+    assert text.count("| – | – |") <= 3
+
+
+def test_a_record_says_figures_and_costs(compared: Path) -> None:
+    record = read_json(comparison(compared) / "cells" / "seed-0" / "sums" / "less-25pct.json")
+    assert record["num_selected"] == 6
+    assert record["answer_loss"] > 0
+    assert record["selection"]["flops"] > record["training"]["flops"] > 0
+
+
+def test_methods_that_read_texts_cost_no_operations(compared: Path) -> None:
+    record = read_json(comparison(compared) / "cells" / "seed-0" / "sums" / "random-25pct.json")
+    assert record["selection"]["flops"] == 0
+
+
+def test_seeds_warm_up_on_different_rows_of_the_same_pool(compared: Path) -> None:
+    manifests = [comparison(compared) / f"seed-{seed}" / "warmup" / "manifest.json" for seed in (0, 1)]
+    first, second = (read_json(path)["rows"] for path in manifests)
+    assert first != second
+    assert (comparison(compared) / "seed-1" / "pool").resolve() == (compared / "run" / "pool").resolve()
+
+
+def test_plots_are_drawn(compared: Path) -> None:
+    found = sorted(path.stem for path in (comparison(compared) / "plots").iterdir())
+    assert found == ["budgets", "overlap", "scores", "sources"]
+
+
+def test_finished_cells_are_not_made_again(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = {path: path.stat().st_mtime_ns for path in (comparison(compared) / "cells").rglob("*.json")}
+    assert gradsift("compare", compared / "config.yaml") == 0
+    assert {path: path.stat().st_mtime_ns for path in records} == records
+    assert "compare: 7 of 7 cells are done" in capsys.readouterr().err
+
+
+def test_a_lost_record_is_made_from_what_is_there(compared: Path) -> None:
+    path = comparison(compared) / "cells" / "seed-1" / "sums" / "random-25pct.json"
+    before, model = read_json(path), comparison(compared) / "seed-1" / "model" / "sums" / "random-25pct"
+    trained = (model / "adapter_model.safetensors").stat().st_mtime_ns
+    path.unlink()
+    assert gradsift("compare", compared / "config.yaml", "compare.seeds=[1]") == 0
+    assert json.dumps(read_json(path)["answer_loss"]) == json.dumps(before["answer_loss"])
+    assert (model / "adapter_model.safetensors").stat().st_mtime_ns == trained
+
+
+@pytest.mark.slow
+def test_transfer_stands_in_columns_of_its_own(tmp_path: Path, tiny_model_folder: Path) -> None:
+    config = tiny_run(
+        tmp_path,
+        tiny_model_folder,
+        compare={"methods": ["random"], "seeds": [0]},
+        train={"model": {"name_or_path": str(tiny_model_folder), "dtype": "float32"}},
+    )
+    assert gradsift("compare", config) == 0
+    text = (tmp_path / "run" / "comparison" / "comparison.md").read_text()
+    assert f"## sums → {tiny_model_folder.name}" in text
+
+
+def test_a_mistake_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gradsift("compare", tiny_run(tmp_path, Path("model")), "compare.methods=[lss]") == 2
+    assert "compare.methods" in capsys.readouterr().err
