@@ -67,7 +67,7 @@ def test_every_seed_reads_the_same_sample_of_the_pool(config: RunConfig) -> None
 @pytest.mark.parametrize(
     ("compare", "message"),
     [
-        ({"methods": ["lss"]}, "did you mean 'less'"),
+        ({"methods": ["lesss"]}, "did you mean 'less'"),
         ({"methods": ["less", "less"]}, "less stands there twice"),
         ({"methods": [{"method": "less", "strategy": "tp"}]}, "did you mean 'top'"),
         ({"fractions": [5]}, "is no fraction of the pool"),

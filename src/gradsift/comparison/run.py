@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from gradsift.artifact import MANIFEST, fingerprint, read_json, write_json
-from gradsift.baselines import BASELINES
+from gradsift.baselines import BASELINES, REPRESENTATIONS
 from gradsift.comparing import ArmConfig
-from gradsift.comparison.costs import Watch, less_flops, training_flops
+from gradsift.comparison.costs import Watch, less_flops, representation_flops, training_flops
 from gradsift.comparison.outcomes import Outcome
 from gradsift.comparison.plan import Cell, cell_config, cells, comparison_folder, seed_config, seed_folder
 from gradsift.comparison.plots import draw
@@ -174,8 +174,12 @@ def _selection_cost(seeded: RunConfig, cell: Cell, watch: Watch) -> dict[str, fl
     pieces = [_piece("score", cell), _piece("select", cell)]
     flops = 0.0
     if cell.arm.method not in BASELINES:
-        pieces += ["warmup", _features_piece(cell.arm)]
+        pieces.append(_features_piece(cell.arm))
+    if cell.arm.method == "less":
+        pieces.append("warmup")
         flops = less_flops(seeded)
+    elif cell.arm.method in REPRESENTATIONS:
+        flops = representation_flops(seeded)
     return {"seconds": watch.of(*pieces), "flops": flops}
 
 
