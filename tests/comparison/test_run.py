@@ -54,6 +54,15 @@ def test_methods_that_read_texts_cost_no_operations(compared: Path) -> None:
     assert record["selection"]["flops"] == 0
 
 
+def test_a_representation_costs_one_forward_pass_and_no_warmup(tmp_path: Path, tiny_model_folder: Path) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder, compare={"methods": ["rds+", "loss"], "seeds": [0]})
+    assert gradsift("compare", config) == 0
+    cells = tmp_path / "run" / "comparison" / "cells" / "seed-0" / "sums"
+    costs = [read_json(cells / f"{method}.json")["selection"]["flops"] for method in ("rds+", "loss")]
+    assert costs[0] == costs[1] > 0
+    assert not (tmp_path / "run" / "comparison" / "seed-0" / "warmup").exists()
+
+
 def test_seeds_warm_up_on_different_rows_of_the_same_pool(compared: Path) -> None:
     manifests = [comparison(compared) / f"seed-{seed}" / "warmup" / "manifest.json" for seed in (0, 1)]
     first, second = (read_json(path)["rows"] for path in manifests)
