@@ -19,12 +19,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gradsift.artifact import MANIFEST, atomic_path, file_sha256, read_json, read_soon, remove_leftovers, write_json
+from gradsift.blocks import Span, spans_of
 from gradsift.errors import StoreDamaged, StoreMismatch
+from gradsift.quantization import BITS, packed, quantized, unpacked
 
 FORMAT_VERSION = 1
-BLOCK_ROWS = 1024
 MEANING_FILE = "meaning.json"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+"""Of stores that aren't quantised; those that are have a dtype in BITS."""
 
 JOINED_FIELDS = (
     "checkpoint",
@@ -44,20 +46,12 @@ SMALL_FLOAT16, LARGE_FLOAT16 = 2.0**-6, 2.0**15
 class Shard:
     """Some rows of a store: features as stored [R, K], their scales and norms float32 [R].
 
-    A row's feature is `features × scale`; its norm is of the float32 feature, before it was stored.
+    A row's feature is `features × scale`; its norm is of the float32 feature before it was stored, but of a quantised
+    row that of `features × scale`. Quantised features are packed into bytes, [R, P].
     """
 
     ids: list[str]
     sources: list[str]
-    features_RK: Tensor
-    scales_R: Tensor
-    norms_R: Tensor
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive rows of a store: features as stored [R, K], their scales and norms float32 [R]."""
-
     features_RK: Tensor
     scales_R: Tensor
     norms_R: Tensor
@@ -87,13 +81,30 @@ class FeatureStore:
         for record in self.manifest["shards"]:
             yield read_shard(self.folder / record["file"])
 
-    def blocks(self) -> Iterator[Block]:
-        """The rows in order, a block of at most BLOCK_ROWS at a time; the disk reads ahead by a shard."""
+    @property
+    def dtype(self) -> str:
+        """Of a stored value: a key of DTYPES or of BITS."""
+        return str(self.meaning["dtype"])
+
+    @property
+    def dim(self) -> int:
+        """K."""
+        return int(self.meaning["projection"]["dim"])
+
+    def features(self, shard: Shard) -> Tensor:
+        """A shard's features, float32 [R, K], whatever they are stored as."""
+        stored_RK = shard.features_RK
+        if self.dtype in BITS:
+            stored_RK = unpacked(stored_RK, BITS[self.dtype])[:, : self.dim]
+        return stored_RK.float() * shard.scales_R[:, None]
+
+    def spans(self) -> Iterator[Span]:
+        """The rows in order, some at a time, not read yet; the disk reads ahead by a shard."""
         paths = [self.folder / record["file"] for record in self.manifest["shards"]]
         for path, following in zip_longest(paths, paths[1:]):
             if following is not None:
                 read_soon(following)
-            yield from read_blocks(path)
+            yield from spans_of(path, self.dim)
 
     def verify(self) -> None:
         """Check every shard against its checksum; raises StoreDamaged naming the first that differs."""
@@ -174,13 +185,10 @@ class StoreWriter:
         return list(keys) == list(self._row_keys[start:stop])
 
     def write(self, shard: int, features_RK: Tensor) -> None:
-        """Store float32 features; their norms are taken first."""
+        """Store float32 features as the meaning's dtype has them, and their norms."""
         start, stop = self.bounds(shard)
         keys = self._row_keys[start:stop]
-        norms_R = torch.linalg.vector_norm(features_RK, dim=1)
-        scales_R = storage_scales(features_RK, self.meaning["dtype"])
-        stored_RK = (features_RK / scales_R[:, None]).to(DTYPES[self.meaning["dtype"]])
-        tensors = {"features": stored_RK, "norms": norms_R, "scales": scales_R}
+        tensors = stored(features_RK, self.meaning["dtype"])
         metadata = {"ids": [row_id for _, row_id in keys], "sources": [source for source, _ in keys]}
         with atomic_path(self.folder / shard_name(shard)) as path:
             save_file(
@@ -232,15 +240,19 @@ def read_shard(path: Path) -> Shard:
     return Shard(json.loads(header["ids"]), json.loads(header["sources"]), *tensors)
 
 
-def read_blocks(path: Path) -> Iterator[Block]:
-    """A shard's rows, some at a time; raises StoreDamaged where it isn't a whole safetensors file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            slices = [file.get_slice(name) for name in ("features", "scales", "norms")]
-            for start in range(0, slices[0].get_shape()[0], BLOCK_ROWS):
-                yield Block(*(tensor[start : start + BLOCK_ROWS] for tensor in slices))
-    except (SafetensorError, OSError) as error:
-        raise StoreDamaged(f"{path}: can't be read: {error}") from error
+def stored(features_RK: Tensor, dtype: str) -> dict[str, Tensor]:
+    """A shard's tensors: `features` in that dtype, `scales` and `norms`.
+
+    The cosine of a quantised row is that of the row as it comes back, so its norm is too (QLESS normalises
+    after quantising): with the norm from before, a row that lost length would lose influence.
+    """
+    if dtype in BITS:
+        levels_RK, scales_R = quantized(features_RK, BITS[dtype])
+        norms_R = scales_R * torch.linalg.vector_norm(levels_RK.float(), dim=1)
+        return {"features": packed(levels_RK, BITS[dtype]), "norms": norms_R, "scales": scales_R}
+    scales_R = storage_scales(features_RK, dtype)
+    stored_RK = (features_RK / scales_R[:, None]).to(DTYPES[dtype])
+    return {"features": stored_RK, "norms": torch.linalg.vector_norm(features_RK, dim=1), "scales": scales_R}
 
 
 def storage_scales(features_RK: Tensor, dtype: str) -> Tensor:
