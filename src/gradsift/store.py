@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gradsift.artifact import MANIFEST, atomic_path, file_sha256, read_json, read_soon, remove_leftovers, write_json
-from gradsift.blocks import Span, spans_of
+from gradsift.blocks import STORED_DTYPES, Span, spans_of
 from gradsift.errors import StoreDamaged, StoreMismatch
-from gradsift.quantization import BITS, packed, quantized, unpacked
+from gradsift.quantization import BITS, packed, packed_width, quantized, unpacked
 
 FORMAT_VERSION = 1
 MEANING_FILE = "meaning.json"
@@ -78,8 +78,7 @@ class FeatureStore:
 
     def shards(self) -> Iterator[Shard]:
         """The shards in order; a shard is read when its turn comes."""
-        for record in self.manifest["shards"]:
-            yield read_shard(self.folder / record["file"])
+        yield from map(self.shard, range(len(self.manifest["shards"])))
 
     @property
     def dtype(self) -> str:
@@ -90,6 +89,16 @@ class FeatureStore:
     def dim(self) -> int:
         """K."""
         return int(self.meaning["projection"]["dim"])
+
+    def keys(self) -> Iterator[tuple[str, str]]:
+        """(source, id) of every row, in order; only the shards' headers are read."""
+        for record in self.manifest["shards"]:
+            header = _header(self.folder / record["file"])
+            yield from zip(json.loads(header["sources"]), json.loads(header["ids"]), strict=True)
+
+    def shard(self, index: int) -> Shard:
+        """One shard, read now."""
+        return read_shard(self.folder / self.manifest["shards"][index]["file"])
 
     def features(self, shard: Shard) -> Tensor:
         """A shard's features, float32 [R, K], whatever they are stored as."""
@@ -139,11 +148,21 @@ def flattened(meaning: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class StoreWriter:
-    """Writes a store shard by shard, in any order, from any number of processes."""
+    """Writes a store shard by shard, in any order, from any number of processes.
 
-    def __init__(self, folder: Path, meaning: Mapping[str, Any], row_keys: Sequence[tuple[str, str]], shard_rows: int):
+    `quantized_from` is the dtype of the store whose rows these are; a finished one stands for that store.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        meaning: Mapping[str, Any],
+        row_keys: Sequence[tuple[str, str]],
+        shard_rows: int,
+        quantized_from: str | None = None,
+    ) -> None:
         self.folder, self.meaning, self._shard_rows = folder, json.loads(json.dumps(meaning)), shard_rows
-        self._row_keys = row_keys
+        self._row_keys, self._quantized_from = row_keys, quantized_from
         self.num_shards = -(-len(row_keys) // shard_rows)
 
     def open(self) -> None:
@@ -157,10 +176,17 @@ class StoreWriter:
             write_json(described, self.meaning)
 
     def is_finished(self) -> bool:
-        """Whether the manifest is there; refuses one that means something else."""
+        """Whether the manifest is there; refuses one that means something else.
+
+        A store that was quantised from the one wanted will do.
+        """
         if not (self.folder / MANIFEST).is_file():
             return False
-        _require_same_meaning(FeatureStore(self.folder).meaning, self.meaning, self.folder)
+        store = FeatureStore(self.folder)
+        found = store.meaning
+        if store.manifest.get("quantized_from") == self.meaning["dtype"]:
+            found = {**found, "dtype": self.meaning["dtype"]}
+        _require_same_meaning(found, self.meaning, self.folder)
         return True
 
     def bounds(self, shard: int) -> tuple[int, int]:
@@ -168,7 +194,7 @@ class StoreWriter:
         return shard * self._shard_rows, min((shard + 1) * self._shard_rows, len(self._row_keys))
 
     def missing(self) -> list[int]:
-        """The shards that are not there, or hold other rows than they should."""
+        """The shards that are not there, or hold other rows than they should, or in another dtype."""
         return [shard for shard in range(self.num_shards) if not self._is_whole(shard)]
 
     def _is_whole(self, shard: int) -> bool:
@@ -177,12 +203,18 @@ class StoreWriter:
             return False
         try:
             with safe_open(path, framework="pt") as file:
-                header = file.metadata()
+                header, features = file.metadata(), file.get_slice("features")
+                form = (STORED_DTYPES[features.get_dtype()], features.get_shape()[1])
         except SafetensorError:
             return False
         start, stop = self.bounds(shard)
         keys = zip(json.loads(header["sources"]), json.loads(header["ids"]), strict=True)
-        return list(keys) == list(self._row_keys[start:stop])
+        return form == self._row_form() and list(keys) == list(self._row_keys[start:stop])
+
+    def _row_form(self) -> tuple[torch.dtype, int]:
+        """What a row is stored as: the tensor's dtype and its width."""
+        dtype, dim = self.meaning["dtype"], self.meaning["projection"]["dim"]
+        return (torch.int8, packed_width(dim, BITS[dtype])) if dtype in BITS else (DTYPES[dtype], dim)
 
     def write(self, shard: int, features_RK: Tensor) -> None:
         """Store float32 features as the meaning's dtype has them, and their norms."""
@@ -211,6 +243,8 @@ class StoreWriter:
             "meaning": self.meaning,
             "shards": shards,
         }
+        if self._quantized_from is not None:
+            facts["quantized_from"] = self._quantized_from
         write_json(self.folder / MANIFEST, facts)
         (self.folder / MEANING_FILE).unlink(missing_ok=True)
         return FeatureStore(self.folder)
@@ -224,6 +258,12 @@ def _require_same_meaning(found: Mapping[str, Any], wanted: Mapping[str, Any], f
             raise StoreMismatch(field, left.get(field), right.get(field), where)
 
 
+def row_bytes(dim: int, dtype: str) -> int:
+    """Bytes of a stored row of `dim` values, with its scale and norm."""
+    width = packed_width(dim, BITS[dtype]) if dtype in BITS else dim * DTYPES[dtype].itemsize
+    return width + 8
+
+
 def shard_name(shard: int) -> str:
     """File name of a shard."""
     return f"shard-{shard:05d}.safetensors"
@@ -231,13 +271,18 @@ def shard_name(shard: int) -> str:
 
 def read_shard(path: Path) -> Shard:
     """One shard; raises StoreDamaged where it isn't a whole safetensors file."""
+    header = _header(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = [file.get_tensor(name) for name in ("features", "scales", "norms")]
+    return Shard(json.loads(header["ids"]), json.loads(header["sources"]), *tensors)
+
+
+def _header(path: Path) -> Mapping[str, str]:
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata()
-            tensors = [file.get_tensor(name) for name in ("features", "scales", "norms")]
+            return file.metadata()  # type: ignore[no-any-return]
     except (SafetensorError, OSError) as error:
         raise StoreDamaged(f"{path}: can't be read: {error}") from error
-    return Shard(json.loads(header["ids"]), json.loads(header["sources"]), *tensors)
 
 
 def stored(features_RK: Tensor, dtype: str) -> dict[str, Tensor]:

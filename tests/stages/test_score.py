@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradsift import blocks
+from gradsift import blocks, scoring
 from gradsift.errors import StoreDamaged
+from gradsift.quantization import BITS
 from gradsift.stages.score import TargetSide, pool_influences
-from gradsift.store import FeatureStore, StoreWriter
+from gradsift.store import FeatureStore, StoreWriter, stored
 
-NUM_ROWS, DIM, WEIGHTS = 70, 24, [0.25, 0.75]
+NUM_ROWS, DIM, WEIGHTS = 70, 27, [0.25, 0.75]
 
 
 @pytest.fixture(autouse=True)
@@ -71,8 +72,50 @@ def test_scores_are_the_naive_sum_over_checkpoints(tmp_path: Path, threads: int,
         assert torch.allclose(found.double(), naive(stores, target), atol=1e-6)
 
 
-def test_the_number_of_threads_changes_no_bit(tmp_path: Path, threads: int) -> None:
-    stores, target = [store(tmp_path / str(index), index, "float16") for index in range(2)], side("a", 3, seed=5)
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("dtype", BITS)
+def test_scores_of_a_quantised_store_are_the_naive_sum_of_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, fast: bool
+) -> None:
+    if fast and not scoring.integers_are_fast(DIM):
+        pytest.skip("int8 products aren't exact here")
+    monkeypatch.setattr(scoring, "integers_are_fast", lambda _: fast)
+    stores, target = [store(tmp_path / str(index), index, dtype) for index in range(2)], side("a", 3, seed=5)
+    [found] = pool_influences(stores, WEIGHTS, [target])
+    # Directions have 16 bits: an entry is off by 1 / 65,278 of the largest, a product by that times √K at most.
+    bound = 4 / 65_278 * max(float(direction.abs().max()) for direction in target.directions) * DIM**0.5
+    assert torch.allclose(found.double(), naive(stores, target), atol=bound if fast else 1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "least"), [("int8", 0.98), ("int4", 0.85), ("int1", 0.6)])
+def test_a_quantised_store_keeps_the_best_rows(tmp_path: Path, dtype: str, least: float) -> None:
+    """2,000 rows of 512 values, in each a share of a direction that differs from row to row as cosines do in a pool."""
+    directions_GK = draw(3, 512, seed=1)
+    values_NK = draw(2000, 512, seed=2) + 0.1 * draw(2000, 3, seed=3) @ directions_GK
+    best = []
+    for name in ("float32", dtype):
+        tensors = stored(values_NK, name)
+        influence = scoring.Influence(directions_GK, name)
+        scores_NG = influence.scores([tensors["features"]], tensors["norms"] / tensors["scales"])
+        best.append(set(scores_NG.amax(dim=1).topk(100).indices.tolist()))
+    assert len(best[0] & best[1]) / 100 >= least
+
+
+def test_quantised_scores_come_close_to_the_others_as_the_bits_grow(tmp_path: Path) -> None:
+    target = side("a", 3, seed=5)
+    [whole], *rest = (
+        pool_influences([store(tmp_path / dtype, 0, dtype)], [1.0], [target]) for dtype in ("float32", *BITS)
+    )
+    errors = [float((found - whole).square().mean().sqrt()) for [found] in rest]
+    assert [error / float(whole.std()) < most for error, most in zip(errors, (0.01, 0.15, 0.8), strict=True)] == [
+        True
+    ] * 3
+    assert errors == sorted(errors)
+
+
+@pytest.mark.parametrize("dtype", ["float16", *BITS])
+def test_the_number_of_threads_changes_no_bit(tmp_path: Path, threads: int, dtype: str) -> None:
+    stores, target = [store(tmp_path / str(index), index, dtype) for index in range(2)], side("a", 3, seed=5)
     [found] = pool_influences(stores, WEIGHTS, [target])
     assert torch.get_num_threads() == threads
     torch.set_num_threads(1)

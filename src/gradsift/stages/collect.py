@@ -25,7 +25,7 @@ from gradsift.modeling import ModelConfig, add_saved_lora, load_base_model, mode
 from gradsift.projection import PROJECTION_VERSION, ProjectionConfig, build_projector
 from gradsift.runfolder import RunFolder
 from gradsift.runtime import Progress, num_workers, peak_share, pick_device
-from gradsift.store import DTYPES, StoreWriter
+from gradsift.store import DTYPES, StoreWriter, row_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ class FeaturesConfig(BaseModel):
     projection: ProjectionConfig = ProjectionConfig()
     adam: AdamForm = "reference"
     """Γ of the pool's rows (METHOD section 2); a target's rows are always plain gradients."""
-    store_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    store_dtype: Literal["float16", "bfloat16", "float32", "int8", "int4", "int1"] = "float16"
+    """`int8`, `int4`, `int1`: the pool's rows are quantised; a target's, few as they are, stay in float16."""
     shard_rows: int = Field(1024, ge=1)
     tokens_per_batch: int | Literal["auto"] = "auto"
     """Padded tokens that go through the model at once; changes memory and speed, not the features."""
@@ -137,6 +138,7 @@ class FeaturesStage:
                     **shared,
                     **corpus.manifest["encoding"],
                     "gradient": self.config.adam if is_pool else "sgd",
+                    "dtype": self.config.store_dtype if is_pool or self.config.store_dtype in DTYPES else "float16",
                     "data": corpus.manifest["fingerprint"],
                 }
                 task = StoreTask(source, folder, checkpoint, meaning)
@@ -153,19 +155,20 @@ class FeaturesStage:
             "base_model": base_model,
             "parameters": {name: list(shape) for name, shape in shapes.items()},
             "projection": projection,
-            "dtype": self.config.store_dtype,
         }
 
     def _require_space(self, unfinished: Sequence[tuple[StoreTask, StoreWriter]], units: Sequence[Unit]) -> None:
-        value_bytes = DTYPES[self.config.store_dtype].itemsize
-        row_bytes = {task.folder: task.meaning["projection"]["dim"] * value_bytes + 8 for task, _ in unfinished}
         needed = MANIFEST_BYTES * len(unfinished)
-        needed += sum(unit.num_rows * row_bytes[unit.task.folder] for unit in units)
+        needed += sum(
+            unit.num_rows * row_bytes(unit.task.meaning["projection"]["dim"], unit.task.meaning["dtype"])
+            for unit in units
+        )
         free = shutil.disk_usage(self.run.path).free
         if needed > free:
             raise UserError(
                 f"no space left on the disk: the features need {needed / 1e9:.1f} GB, {self.run.path} has "
-                f"{free / 1e9:.1f} GB free; free some, or lower features.projection.dim"
+                f"{free / 1e9:.1f} GB free; free some, lower features.projection.dim, or set "
+                "features.store_dtype=int8"
             )
 
 
