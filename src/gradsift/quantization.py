@@ -24,8 +24,8 @@ def quantized(features_RK: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         return (features_RK < 0).to(torch.int8) * -2 + 1, sizes_RK.mean(dim=1)
     most = 2 ** (bits - 1) - 1
     scales_R = sizes_RK.amax(dim=1) / most
-    levels_RK = (features_RK / scales_R[:, None]).nan_to_num(nan=0.0).round().clamp(-most, most)
-    return levels_RK.to(torch.int8), scales_R
+    levels_RK = torch.div(features_RK, scales_R[:, None], out=sizes_RK)
+    return levels_RK.nan_to_num_(nan=0.0).round_().clamp_(-most, most).to(torch.int8), scales_R
 
 
 def packed(levels_RK: Tensor, bits: int) -> Tensor:

@@ -134,13 +134,14 @@ class FloatProducts:
 class IntegerProducts:
     """Products of int8 rows, whose sums are exact, with directions rounded to 16 bits: two int8 planes.
 
-    An entry is off by 1/65,278 of its direction's largest at most; a cosine by about 4e-7 at K = 8192.
+    An entry is off by 1/65,278 of its direction's largest at most, so that a cosine with a random direction is off by
+    4e-7 at K = 8192 (root of the mean square).
     """
 
     def __init__(self, directions_GK: Tensor) -> None:
         steps_G1 = directions_GK.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 32639
         levels_GK = (directions_GK / steps_G1).round()
-        high_GK = (levels_GK / 256).round()
+        high_GK = ((levels_GK + 128) / 256).floor()  # what is left is in -128 … 127
         planes = torch.cat([high_GK, levels_GK - 256 * high_GK])
         self._planes_KP = planes.to(torch.int8).T.contiguous()
         self._steps_G = steps_G1[:, 0]
