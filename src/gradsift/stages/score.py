@@ -175,10 +175,16 @@ def facts_of(path: Path) -> Mapping[str, Any]:
     return read_json(described) if described.is_file() and path.is_file() else {}
 
 
-def read_scores(run: RunFolder, target: str, method: str = "less") -> tuple[pa.Table, Mapping[str, Any]]:
-    """A target's scores and what they were made from; raises DataError where there are none."""
+def score_facts(run: RunFolder, target: str, method: str) -> Mapping[str, Any]:
+    """What a target's scores were made from; raises DataError where there are none."""
     path = run.scores(target, method)
     facts = facts_of(path)
     if not facts:
         raise DataError(f"there are no scores for target {target}: run `gradsift score` first", path)
-    return pq.read_table(path), facts
+    return facts
+
+
+def read_scores(run: RunFolder, target: str, method: str = "less") -> pa.Table:
+    """A target's scores; raises DataError where there are none."""
+    score_facts(run, target, method)
+    return pq.read_table(run.scores(target, method))
