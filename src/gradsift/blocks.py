@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +89,16 @@ class SpanReader:
         """The span's features as stored [R, …], block by block; each holds until the next one."""
         rows = span.tensors["features"]
         self._make_room(self._block_rows * rows.row_bytes)
-        with _opened(span.path) as descriptor:
+        with _opened(span.path) as file:
             for start in range(span.start, span.stop, self._block_rows):
                 count = min(self._block_rows, span.stop - start)
-                yield _read(descriptor, rows, start, self._buffer[: count * rows.row_bytes])
+                yield _read(file, rows, start, self._buffer[: count * rows.row_bytes])
 
     def numbers(self, span: Span, name: str) -> Tensor:
         """The `scales` or `norms` of the span's rows, float32 [R]."""
         rows = span.tensors[name]
-        with _opened(span.path) as descriptor:
-            return _read(descriptor, rows, span.start, torch.empty(span.num_rows * rows.row_bytes, dtype=U8))
+        with _opened(span.path) as file:
+            return _read(file, rows, span.start, torch.empty(span.num_rows * rows.row_bytes, dtype=U8))
 
     def _make_room(self, size: int) -> None:
         if len(self._buffer) < size:
@@ -106,24 +106,22 @@ class SpanReader:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def _opened(path: Path) -> Iterator[FileIO]:
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        with path.open("rb", buffering=0) as file:
+            yield file
     except OSError as error:
         raise StoreDamaged(f"{path}: can't be read: {error}") from error
-    try:
-        yield descriptor
     except EOFError:
         raise StoreDamaged(f"{path}: ends too early") from None
-    finally:
-        os.close(descriptor)
 
 
-def _read(descriptor: int, rows: Rows, start: int, target_B: Tensor) -> Tensor:
+def _read(file: FileIO, rows: Rows, start: int, target_B: Tensor) -> Tensor:
     """Fill the bytes with rows from `start` on; as rows. Raises EOFError."""
     view, done = target_B.numpy().data, 0
+    file.seek(rows.offset + start * rows.row_bytes)
     while done < len(view):
-        count = os.preadv(descriptor, [view[done:]], rows.offset + start * rows.row_bytes + done)
+        count = file.readinto(view[done:])
         if not count:
             raise EOFError
         done += count

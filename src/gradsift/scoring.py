@@ -158,7 +158,8 @@ def integers_are_fast(dim: int) -> bool:
     Without VNNI instructions sums of two products may overflow their 16 bits.
     """
     supported = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    return hasattr(torch, "_int_mm") and bool(supported()) and dim <= MAX_INTEGER_DIM
+    built_for = hasattr(torch, "_int_mm") and torch.backends.mkldnn.is_available()
+    return built_for and bool(supported()) and dim <= MAX_INTEGER_DIM
 
 
 def combined(scores_NG: Tensor, how: str) -> tuple[Tensor, Tensor]:
