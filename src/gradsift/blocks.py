@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import FileIO
@@ -91,8 +92,9 @@ class SpanReader:
         self._make_room(self._block_rows * rows.row_bytes)
         with _opened(span.path) as file:
             for start in range(span.start, span.stop, self._block_rows):
-                count = min(self._block_rows, span.stop - start)
-                yield _read(file, rows, start, self._buffer[: count * rows.row_bytes])
+                stop = min(start + self._block_rows, span.stop)
+                _read_soon(file, rows, stop, min(stop + self._block_rows, span.stop))
+                yield _read(file, rows, start, self._buffer[: (stop - start) * rows.row_bytes])
 
     def numbers(self, span: Span, name: str) -> Tensor:
         """The `scales` or `norms` of the span's rows, float32 [R]."""
@@ -114,6 +116,16 @@ def _opened(path: Path) -> Iterator[FileIO]:
         raise StoreDamaged(f"{path}: can't be read: {error}") from error
     except EOFError:
         raise StoreDamaged(f"{path}: ends too early") from None
+
+
+def _read_soon(file: FileIO, rows: Rows, start: int, stop: int) -> None:
+    """Have the kernel read these rows while others are computed, where it can.
+
+    No further ahead: what was read long ago has left the processor's cache when it is copied from the kernel's.
+    """
+    if hasattr(os, "posix_fadvise") and start < stop:  # size 0 would be all of the file
+        offset, size = rows.offset + start * rows.row_bytes, (stop - start) * rows.row_bytes
+        os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
 
 
 def _read(file: FileIO, rows: Rows, start: int, target_B: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gradsift.artifact import MANIFEST, atomic_path, file_sha256, read_json, read_soon, remove_leftovers, write_json
+from gradsift.artifact import MANIFEST, atomic_path, file_sha256, read_json, remove_leftovers, write_json
 from gradsift.blocks import STORED_DTYPES, Span, spans_of
 from gradsift.errors import StoreDamaged, StoreMismatch
 from gradsift.quantization import BITS, packed, packed_width, quantized, unpacked
@@ -108,12 +107,9 @@ class FeatureStore:
         return stored_RK.float() * shard.scales_R[:, None]
 
     def spans(self) -> Iterator[Span]:
-        """The rows in order, some at a time, not read yet; the disk reads ahead by a shard."""
-        paths = [self.folder / record["file"] for record in self.manifest["shards"]]
-        for path, following in zip_longest(paths, paths[1:]):
-            if following is not None:
-                read_soon(following)
-            yield from spans_of(path, self.dim)
+        """The rows in order, some at a time, not read yet."""
+        for record in self.manifest["shards"]:
+            yield from spans_of(self.folder / record["file"], self.dim)
 
     def verify(self) -> None:
         """Check every shard against its checksum; raises StoreDamaged naming the first that differs."""
