@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,12 @@ import torch
 import yaml
 from timing import SHARED, Goal, print_header, show
 
+from gradsift.quantization import BITS
 from gradsift.scoring import combined
 from gradsift.selecting import ScoredRows, SelectConfig, choose, ranking
 from gradsift.source_settings import SourceConfig
 from gradsift.sources import selected_lines
+from gradsift.stages.quantize import quantize
 from gradsift.stages.score import TargetSide, pool_influences
 from gradsift.store import FeatureStore, StoreWriter
 
@@ -80,6 +83,7 @@ def score(options: argparse.Namespace) -> None:
                 )
             )
         _show_linear(stores, side, options)
+        _show_quantised(stores[0], side)
 
 
 def synthetic_store(folder: Path, seed: int, options: argparse.Namespace) -> FeatureStore:
@@ -129,6 +133,24 @@ def _show_linear(stores: list[FeatureStore], side: TargetSide, options: argparse
     one, all_ = _wall(lambda: _scores(stores[:1], few)), _wall(lambda: _scores(stores, side))
     note = f"{options.rows:,} rows of one checkpoint {one:.2f} s, of {len(stores)} {all_:.2f} s"
     show(Goal("scoring, time a row, most rows / fewest", all_ / len(stores) / one, 1.10, note=note))
+
+
+def _show_quantised(store: FeatureStore, side: TargetSide) -> None:
+    """Time of scoring a quantised store over that of the store it comes from, over the same ratio of their bytes."""
+    few = TargetSide(side.name, side.subtasks, side.directions[:1], 0, "")
+    stores = {bits: quantize(store, bits, store.folder.with_name(f"int{bits}")) for bits in BITS.values()}
+    stores[16] = store
+    times: dict[int, list[float]] = {bits: [] for bits in stores}
+    for _ in range(3):
+        for bits, one in stores.items():
+            times[bits].append(_wall(partial(_scores, [one], few)))
+    sizes = {bits: sum(path.stat().st_size for path in one.folder.glob("shard-*")) for bits, one in stores.items()}
+    for bits in BITS.values():
+        time_ratio, bytes_ratio = min(times[bits]) / min(times[16]), sizes[bits] / sizes[16]
+        note = (
+            f"{min(times[bits]):.2f} of {min(times[16]):.2f} s, {sizes[bits] / 1e6:,.0f} of {sizes[16] / 1e6:,.0f} MB"
+        )
+        show(Goal(f"scoring, {bits} of 16 bits, time / bytes", time_ratio / bytes_ratio, 1.1, note=note))
 
 
 def _wall(function: Callable[[], object]) -> float:

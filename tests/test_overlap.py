@@ -7,12 +7,13 @@ import random
 import pytest
 
 from gradsift.overlap import ItemNgrams
+from gradsift.words import words
 
 ITEM = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
 
 
 def holds(text: str, *items: str, size: int = 13) -> bool:
-    return ItemNgrams(items or (ITEM,), size).stand_in(text)
+    return ItemNgrams(items or (ITEM,), size).stand_in(words(text))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from gradsift.errors import StoreDamaged, StoreMismatch
-from gradsift.store import FeatureStore, StoreWriter, require_joinable, stacked, storage_scales
+from gradsift.quantization import BITS
+from gradsift.store import FeatureStore, StoreWriter, require_joinable, row_bytes, stacked, storage_scales
 
 KEYS = [("pool", f"row-{index}") for index in range(10)]
 
@@ -57,6 +58,37 @@ def test_features_come_back_within_the_precision_of_their_dtype(
 def test_norms_are_of_the_float32_features(tmp_path: Path) -> None:
     rows = stacked(written(tmp_path, features(), dtype="float16").shards())
     assert torch.equal(rows.norms_R, torch.linalg.vector_norm(features(), dim=1))
+
+
+@pytest.mark.parametrize("dtype", BITS)
+def test_norms_of_quantised_rows_are_of_what_comes_back(tmp_path: Path, dtype: str) -> None:
+    store = written(tmp_path, features(), dtype=dtype)
+    rows = stacked(store.shards())
+    assert torch.allclose(rows.norms_R, store.features(rows).norm(dim=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("int8", 0.01), ("int4", 0.2), ("int1", 0.75)])
+def test_quantised_features_come_back_near_what_they_were(tmp_path: Path, dtype: str, most: float) -> None:
+    store = written(tmp_path, features(), dtype=dtype)
+    found = store.features(stacked(store.shards()))
+    assert torch.all((found - features()).norm(dim=1) <= most * features().norm(dim=1))
+
+
+@pytest.mark.parametrize("dtype", BITS)
+def test_a_quantised_row_takes_its_bits(tmp_path: Path, dtype: str) -> None:
+    rows = stacked(written(tmp_path, features(), dtype=dtype).shards())
+    assert rows.features_RK.nbytes == 10 * 16 * BITS[dtype] // 8
+    assert row_bytes(16, dtype) == 16 * BITS[dtype] // 8 + 8
+
+
+@pytest.mark.parametrize(("wanted", "found"), [("float32", "int8"), ("int8", "int4"), ("int8", "float32")])
+def test_shards_of_another_dtype_are_missing(tmp_path: Path, wanted: str, found: str) -> None:
+    written(tmp_path, features(), dtype=found)
+    assert StoreWriter(tmp_path, meaning(dtype=wanted), KEYS, 4).missing() == [0, 1, 2]
+
+
+def test_keys_are_those_of_the_rows(tmp_path: Path) -> None:
+    assert list(written(tmp_path, features()).keys()) == KEYS
 
 
 def test_ordinary_rows_are_stored_unscaled() -> None:
@@ -131,6 +163,8 @@ def test_stores_that_differ_are_not_joined(tmp_path: Path, change: dict[str, Any
 def test_stores_may_differ_in_data_and_dtype(tmp_path: Path) -> None:
     pool = written(tmp_path / "pool", features())
     require_joinable(pool, written(tmp_path / "target", features(), gradient="sgd", data="other", dtype="float16"))
+    pool = written(tmp_path / "small", features(), dtype="int1")
+    require_joinable(pool, FeatureStore(tmp_path / "target"))
 
 
 def test_target_side_must_be_plain_gradients(tmp_path: Path) -> None:

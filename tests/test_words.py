@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gradsift.words import words
+from gradsift.words import WORD, words
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,8 @@ from gradsift.words import words
 )
 def test_words(text: str, expected: list[str]) -> None:
     assert words(text) == expected
+
+
+def test_every_ascii_character_is_taken_as_the_pattern_takes_it() -> None:
+    text = "".join(f"a{chr(code)}B {chr(code)} " for code in range(128))
+    assert words(text) == WORD.findall(text.casefold())

@@ -59,13 +59,6 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_soon(path: Path) -> None:
-    """Have the kernel read a file into its cache in the background, where it can."""
-    if hasattr(os, "posix_fadvise") and path.is_file():
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
-
-
 def file_sha256(path: Path) -> str:
     """SHA-256 of the file's bytes, in hex."""
     with path.open("rb") as file:

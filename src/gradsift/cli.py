@@ -111,12 +111,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--debug", action="store_true", help="show the traceback of an error")
     demo.set_defaults(command=_demo)
-    store = commands.add_parser("store", help="look into a feature store")
-    store.add_argument("action", choices=("info", "verify"), help="what it means, or whether it is whole")
-    store.add_argument("path", type=Path)
-    store.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    store.set_defaults(command=_store)
+    _store_commands(commands.add_parser("store", help="look into a feature store, or make it smaller"))
     return parser
+
+
+def _store_commands(store: argparse.ArgumentParser) -> None:
+    actions = store.add_subparsers(metavar="ACTION", required=True)
+    actions.add_parser("info", help="what its rows mean").set_defaults(command=_store_info)
+    actions.add_parser("verify", help="whether it is whole").set_defaults(command=_store_verify)
+    quantize = actions.add_parser("quantize", help="write it again at fewer bits a value")
+    quantize.add_argument("--bits", type=int, choices=(8, 4, 1), default=8, help="bits of a value (default: 8)")
+    quantize.add_argument("--out", type=Path, help="folder of the new store (default: PATH-int8 beside it)")
+    quantize.set_defaults(command=_store_quantize)
+    for action in actions.choices.values():
+        action.add_argument("path", type=Path, metavar="PATH")
+        action.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def _config_command(
@@ -169,20 +178,36 @@ def _demo(options: argparse.Namespace) -> int:
     return 0
 
 
-def _store(options: argparse.Namespace) -> int:
+def _store_info(options: argparse.Namespace) -> int:
     import json
 
     from gradsift.store import FeatureStore
 
     store = FeatureStore(options.path)
-    if options.action == "verify":
-        store.verify()
-        print(f"{options.path}: {store.num_rows} rows in {len(store.manifest['shards'])} shards, all whole")
-        return 0
     meaning = dict(store.meaning)
     if "parameters" in meaning:
         meaning["parameters"] = f"{len(meaning['parameters'])} LoRA matrices"
     print(json.dumps({"num_rows": store.num_rows, **meaning}, indent=1))
+    return 0
+
+
+def _store_verify(options: argparse.Namespace) -> int:
+    from gradsift.store import FeatureStore
+
+    store = FeatureStore(options.path)
+    store.verify()
+    print(f"{options.path}: {store.num_rows} rows in {len(store.manifest['shards'])} shards, all whole")
+    return 0
+
+
+def _store_quantize(options: argparse.Namespace) -> int:
+    from gradsift.stages.quantize import quantize
+    from gradsift.store import FeatureStore
+
+    path = options.path.resolve()
+    folder = options.out or path.with_name(f"{path.name}-int{options.bits}")
+    store = quantize(FeatureStore(options.path), options.bits, folder)
+    print(f"{folder}: {store.num_rows} rows at {options.bits} {'bit' if options.bits == 1 else 'bits'} a value")
     return 0
 
 

@@ -20,32 +20,31 @@ class ItemNgrams:
         self._runs = _telling_runs({tuple(words(item)) for item in items} - {()}, size)
         self._short_lengths: dict[str, set[int]] = defaultdict(set)
         for run in self._runs:
-            if run.count(" ") + 1 < size:
-                self._short_lengths[run.partition(" ")[0]].add(run.count(" ") + 1)
+            if len(run) < size:
+                self._short_lengths[run[0]].add(len(run))
 
     def __len__(self) -> int:
         """Runs."""
         return len(self._runs)
 
-    def stand_in(self, text: str) -> bool:
-        """Whether the text holds one of the runs; time is linear in its words."""
-        found = words(text)
-        return any(run in self._runs for run in _runs(found, self._size)) or any(
-            run in self._runs for run in self._short_runs(found)
-        )
+    def stand_in(self, found: Sequence[str]) -> bool:
+        """Whether the text of these words holds one of the runs; time is linear in its words."""
+        disjoint = self._runs.isdisjoint  # a loop of the interpreter's own
+        return not (disjoint(_runs(found, self._size)) and disjoint(self._short_runs(found)))
 
-    def _short_runs(self, found: list[str]) -> Iterator[str]:
+    def _short_runs(self, found: Sequence[str]) -> Iterator[tuple[str, ...]]:
         """The runs that are as long as a short item of the same first word."""
-        for start, word in enumerate(found) if self._short_lengths else ():
-            for length in self._short_lengths.get(word, ()):
-                yield " ".join(found[start : start + length])
+        lengths = self._short_lengths
+        for start in [start for start, word in enumerate(found) if word in lengths] if lengths else ():
+            for length in lengths[found[start]]:
+                yield tuple(found[start : start + length])
 
 
-def _telling_runs(items: set[tuple[str, ...]], size: int) -> set[str]:
+def _telling_runs(items: set[tuple[str, ...]], size: int) -> set[tuple[str, ...]]:
     num_items = Counter(run for item in items for run in set(_runs(item, min(size, len(item)))))
     most = max(1, int(MAX_SHARE * len(items)))
     return {run for run, count in num_items.items() if count <= most}
 
 
-def _runs(found: Sequence[str], size: int) -> Iterator[str]:
-    return (" ".join(found[start : start + size]) for start in range(len(found) - size + 1))
+def _runs(found: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(found[offset:] for offset in range(size)), strict=False)

@@ -77,9 +77,7 @@ def score_stage(config: RunConfig) -> None:
 
 def select_stage(config: RunConfig) -> None:
     """The best rows for every target."""
-    stage = SelectStage(config.run, config.pool, config.select, config.seed)
-    for target in config.targets:
-        stage.select(target)
+    SelectStage(config.run, config.pool, config.select, config.seed).select(config.targets)
 
 
 def train_stage(config: RunConfig) -> None:

@@ -8,9 +8,11 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gradsift.errors import ConfigError, RunFolderError
 
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PLAIN_PROGRESS_SECONDS = 10.0
+AHEAD = 2
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def pick_device(index: int = 0) -> torch.device:
@@ -154,3 +160,42 @@ def share_threads(num_processes: int) -> None:
     import torch
 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_processes))
+
+
+class Threads:
+    """Threads that compute side by side, each with one core."""
+
+    def __init__(self, count: int, pool: ThreadPoolExecutor) -> None:
+        self.count, self._pool = count, pool
+
+    def in_order(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """`function` of every item, in the items' order; two items a thread are taken ahead, and no more."""
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(self._pool.submit(function, item))
+                if len(waiting) > AHEAD * self.count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+@contextlib.contextmanager
+def compute_threads() -> Iterator[Threads]:
+    """As many threads as torch would use for one product (OMP_NUM_THREADS, else the cores).
+
+    Each runs torch on one thread, so that what it computes doesn't depend on how many there are. So does the
+    calling thread meanwhile: torch's own threads wait by spinning, on the cores that these need.
+    """
+    import torch
+
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(count, "compute", torch.set_num_threads, (1,)) as pool:
+            yield Threads(count, pool)
+    finally:
+        torch.set_num_threads(count)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gradsift.artifact import MANIFEST, atomic_path, file_sha256, read_json, read_soon, remove_leftovers, write_json
+from gradsift.artifact import MANIFEST, atomic_path, file_sha256, read_json, remove_leftovers, write_json
+from gradsift.blocks import STORED_DTYPES, Span, spans_of
 from gradsift.errors import StoreDamaged, StoreMismatch
+from gradsift.quantization import BITS, packed, packed_width, quantized, unpacked
 
 FORMAT_VERSION = 1
-BLOCK_ROWS = 1024
 MEANING_FILE = "meaning.json"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+"""Of stores that aren't quantised; those that are have a dtype in BITS."""
 
 JOINED_FIELDS = (
     "embedder",
@@ -46,20 +47,12 @@ SMALL_FLOAT16, LARGE_FLOAT16 = 2.0**-6, 2.0**15
 class Shard:
     """Some rows of a store: features as stored [R, K], their scales and norms float32 [R].
 
-    A row's feature is `features × scale`; its norm is of the float32 feature, before it was stored.
+    A row's feature is `features × scale`; its norm is of the float32 feature before it was stored, but of a quantised
+    row that of `features × scale`. Quantised features are packed into bytes, [R, P].
     """
 
     ids: list[str]
     sources: list[str]
-    features_RK: Tensor
-    scales_R: Tensor
-    norms_R: Tensor
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive rows of a store: features as stored [R, K], their scales and norms float32 [R]."""
-
     features_RK: Tensor
     scales_R: Tensor
     norms_R: Tensor
@@ -86,16 +79,39 @@ class FeatureStore:
 
     def shards(self) -> Iterator[Shard]:
         """The shards in order; a shard is read when its turn comes."""
-        for record in self.manifest["shards"]:
-            yield read_shard(self.folder / record["file"])
+        yield from map(self.shard, range(len(self.manifest["shards"])))
 
-    def blocks(self) -> Iterator[Block]:
-        """The rows in order, a block of at most BLOCK_ROWS at a time; the disk reads ahead by a shard."""
-        paths = [self.folder / record["file"] for record in self.manifest["shards"]]
-        for path, following in zip_longest(paths, paths[1:]):
-            if following is not None:
-                read_soon(following)
-            yield from read_blocks(path)
+    @property
+    def dtype(self) -> str:
+        """Of a stored value: a key of DTYPES or of BITS."""
+        return str(self.meaning["dtype"])
+
+    @property
+    def dim(self) -> int:
+        """K."""
+        return int(self.meaning["projection"]["dim"])
+
+    def keys(self) -> Iterator[tuple[str, str]]:
+        """(source, id) of every row, in order; only the shards' headers are read."""
+        for record in self.manifest["shards"]:
+            header = _header(self.folder / record["file"])
+            yield from zip(json.loads(header["sources"]), json.loads(header["ids"]), strict=True)
+
+    def shard(self, index: int) -> Shard:
+        """One shard, read now."""
+        return read_shard(self.folder / self.manifest["shards"][index]["file"])
+
+    def features(self, shard: Shard) -> Tensor:
+        """A shard's features, float32 [R, K], whatever they are stored as."""
+        stored_RK = shard.features_RK
+        if self.dtype in BITS:
+            stored_RK = unpacked(stored_RK, BITS[self.dtype])[:, : self.dim]
+        return stored_RK.float() * shard.scales_R[:, None]
+
+    def spans(self) -> Iterator[Span]:
+        """The rows in order, some at a time, not read yet."""
+        for record in self.manifest["shards"]:
+            yield from spans_of(self.folder / record["file"], self.dim)
 
     def verify(self) -> None:
         """Check every shard against its checksum; raises StoreDamaged naming the first that differs."""
@@ -133,11 +149,21 @@ def flattened(meaning: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class StoreWriter:
-    """Writes a store shard by shard, in any order, from any number of processes."""
+    """Writes a store shard by shard, in any order, from any number of processes.
 
-    def __init__(self, folder: Path, meaning: Mapping[str, Any], row_keys: Sequence[tuple[str, str]], shard_rows: int):
+    `quantized_from` is the dtype of the store whose rows these are; a finished one stands for that store.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        meaning: Mapping[str, Any],
+        row_keys: Sequence[tuple[str, str]],
+        shard_rows: int,
+        quantized_from: str | None = None,
+    ) -> None:
         self.folder, self.meaning, self._shard_rows = folder, json.loads(json.dumps(meaning)), shard_rows
-        self._row_keys = row_keys
+        self._row_keys, self._quantized_from = row_keys, quantized_from
         self.num_shards = -(-len(row_keys) // shard_rows)
 
     def open(self) -> None:
@@ -151,10 +177,17 @@ class StoreWriter:
             write_json(described, self.meaning)
 
     def is_finished(self) -> bool:
-        """Whether the manifest is there; refuses one that means something else."""
+        """Whether the manifest is there; refuses one that means something else.
+
+        A store that was quantised from the one wanted will do.
+        """
         if not (self.folder / MANIFEST).is_file():
             return False
-        _require_same_meaning(FeatureStore(self.folder).meaning, self.meaning, self.folder)
+        store = FeatureStore(self.folder)
+        found = store.meaning
+        if store.manifest.get("quantized_from") == self.meaning["dtype"]:
+            found = {**found, "dtype": self.meaning["dtype"]}
+        _require_same_meaning(found, self.meaning, self.folder)
         return True
 
     def bounds(self, shard: int) -> tuple[int, int]:
@@ -162,7 +195,7 @@ class StoreWriter:
         return shard * self._shard_rows, min((shard + 1) * self._shard_rows, len(self._row_keys))
 
     def missing(self) -> list[int]:
-        """The shards that are not there, or hold other rows than they should."""
+        """The shards that are not there, or hold other rows than they should, or in another dtype."""
         return [shard for shard in range(self.num_shards) if not self._is_whole(shard)]
 
     def _is_whole(self, shard: int) -> bool:
@@ -171,21 +204,24 @@ class StoreWriter:
             return False
         try:
             with safe_open(path, framework="pt") as file:
-                header = file.metadata()
+                header, features = file.metadata(), file.get_slice("features")
+                form = (STORED_DTYPES[features.get_dtype()], features.get_shape()[1])
         except SafetensorError:
             return False
         start, stop = self.bounds(shard)
         keys = zip(json.loads(header["sources"]), json.loads(header["ids"]), strict=True)
-        return list(keys) == list(self._row_keys[start:stop])
+        return form == self._row_form() and list(keys) == list(self._row_keys[start:stop])
+
+    def _row_form(self) -> tuple[torch.dtype, int]:
+        """What a row is stored as: the tensor's dtype and its width."""
+        dtype, dim = self.meaning["dtype"], self.meaning["projection"]["dim"]
+        return (torch.int8, packed_width(dim, BITS[dtype])) if dtype in BITS else (DTYPES[dtype], dim)
 
     def write(self, shard: int, features_RK: Tensor) -> None:
-        """Store float32 features; their norms are taken first."""
+        """Store float32 features as the meaning's dtype has them, and their norms."""
         start, stop = self.bounds(shard)
         keys = self._row_keys[start:stop]
-        norms_R = torch.linalg.vector_norm(features_RK, dim=1)
-        scales_R = storage_scales(features_RK, self.meaning["dtype"])
-        stored_RK = (features_RK / scales_R[:, None]).to(DTYPES[self.meaning["dtype"]])
-        tensors = {"features": stored_RK, "norms": norms_R, "scales": scales_R}
+        tensors = stored(features_RK, self.meaning["dtype"])
         metadata = {"ids": [row_id for _, row_id in keys], "sources": [source for source, _ in keys]}
         with atomic_path(self.folder / shard_name(shard)) as path:
             save_file(
@@ -208,6 +244,8 @@ class StoreWriter:
             "meaning": self.meaning,
             "shards": shards,
         }
+        if self._quantized_from is not None:
+            facts["quantized_from"] = self._quantized_from
         write_json(self.folder / MANIFEST, facts)
         (self.folder / MEANING_FILE).unlink(missing_ok=True)
         return FeatureStore(self.folder)
@@ -221,6 +259,12 @@ def _require_same_meaning(found: Mapping[str, Any], wanted: Mapping[str, Any], f
             raise StoreMismatch(field, left.get(field), right.get(field), where)
 
 
+def row_bytes(dim: int, dtype: str) -> int:
+    """Bytes of a stored row of `dim` values, with its scale and norm."""
+    width = packed_width(dim, BITS[dtype]) if dtype in BITS else dim * DTYPES[dtype].itemsize
+    return width + 8
+
+
 def shard_name(shard: int) -> str:
     """File name of a shard."""
     return f"shard-{shard:05d}.safetensors"
@@ -228,24 +272,33 @@ def shard_name(shard: int) -> str:
 
 def read_shard(path: Path) -> Shard:
     """One shard; raises StoreDamaged where it isn't a whole safetensors file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata()
-            tensors = [file.get_tensor(name) for name in ("features", "scales", "norms")]
-    except (SafetensorError, OSError) as error:
-        raise StoreDamaged(f"{path}: can't be read: {error}") from error
+    header = _header(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = [file.get_tensor(name) for name in ("features", "scales", "norms")]
     return Shard(json.loads(header["ids"]), json.loads(header["sources"]), *tensors)
 
 
-def read_blocks(path: Path) -> Iterator[Block]:
-    """A shard's rows, some at a time; raises StoreDamaged where it isn't a whole safetensors file."""
+def _header(path: Path) -> Mapping[str, str]:
     try:
         with safe_open(path, framework="pt") as file:
-            slices = [file.get_slice(name) for name in ("features", "scales", "norms")]
-            for start in range(0, slices[0].get_shape()[0], BLOCK_ROWS):
-                yield Block(*(tensor[start : start + BLOCK_ROWS] for tensor in slices))
+            return file.metadata()  # type: ignore[no-any-return]
     except (SafetensorError, OSError) as error:
         raise StoreDamaged(f"{path}: can't be read: {error}") from error
+
+
+def stored(features_RK: Tensor, dtype: str) -> dict[str, Tensor]:
+    """A shard's tensors: `features` in that dtype, `scales` and `norms`.
+
+    The cosine of a quantised row is that of the row as it comes back, so its norm is too (QLESS normalises
+    after quantising): with the norm from before, a row that lost length would lose influence.
+    """
+    if dtype in BITS:
+        levels_RK, scales_R = quantized(features_RK, BITS[dtype])
+        norms_R = scales_R * torch.linalg.vector_norm(levels_RK.float(), dim=1)
+        return {"features": packed(levels_RK, BITS[dtype]), "norms": norms_R, "scales": scales_R}
+    scales_R = storage_scales(features_RK, dtype)
+    stored_RK = (features_RK / scales_R[:, None]).to(DTYPES[dtype])
+    return {"features": stored_RK, "norms": torch.linalg.vector_norm(features_RK, dim=1), "scales": scales_R}
 
 
 def storage_scales(features_RK: Tensor, dtype: str) -> Tensor:

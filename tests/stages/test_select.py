@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from runs import conversation, gradsift, small_pool, tiny_run, write_jsonl
 
+from gradsift.data import Example
+from gradsift.runtime import Progress
 from gradsift.stages.overlap import PoolOverlap
 from gradsift.strategies import STRATEGIES
 
@@ -73,6 +77,33 @@ def test_overlap_found_once_serves_every_method(
     monkeypatch.setattr(PoolOverlap, "_read", None)
     assert select(config, "select.strategy=mean") == 0
     assert "leak" not in chosen(tmp_path)
+
+
+def test_the_pool_is_read_once_for_all_new_targets(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leak = conversation("leak", "How much is 1 and 1?", "It is 2. " * 20)
+    config = with_pool(tmp_path, tiny_model_folder, [leak])
+    values = yaml.safe_load(config.read_text())
+    other = write_jsonl(tmp_path / "other.jsonl", [conversation("o", LONG, "Three.")])
+    values["targets"].append({"name": "other", "path": str(other)})
+    config.write_text(yaml.safe_dump(values, sort_keys=False))
+    passes, read = [], PoolOverlap._read
+
+    def counted(overlap: PoolOverlap, progress: Progress) -> Iterator[Example]:
+        passes.append(progress.label)
+        return read(overlap, progress)
+
+    monkeypatch.setattr(PoolOverlap, "_read", counted)
+
+    assert select(config) == 0
+
+    assert passes == ["overlap sums, other"]
+    found = [
+        json.loads((tmp_path / "run" / "targets" / name / "overlap.json").read_text())["rows"]
+        for name in ("sums", "other")
+    ]
+    assert found == [[0], []]
 
 
 def test_a_row_with_a_held_out_item_is_kept_out(tmp_path: Path, tiny_model_folder: Path) -> None:

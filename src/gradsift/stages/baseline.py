@@ -58,7 +58,7 @@ def score_by_number(run: RunFolder, kind: str, targets: Sequence[str], config: S
     """Write, for every target and subtask, the number that the pool's store of that kind has for each row."""
     store = FeatureStore(run.pool_features(kind))
     rows = stacked(store.shards())
-    score_N1 = rows.features_RK.float() * rows.scales_R[:, None]
+    score_N1 = store.features(rows)
     for target in targets:
         names = sorted({name or target for name in Corpus(run.target(target)).column("subtask")})
         inputs = fingerprint([kind, config.model_dump(), store.meaning, names])

@@ -27,7 +27,7 @@ from gradsift.projection import PROJECTION_VERSION, ProjectionConfig
 from gradsift.runfolder import RunFolder
 from gradsift.runtime import Progress, num_workers, peak_share, pick_device
 from gradsift.stages.makers import Maker, Makers, Origin
-from gradsift.store import DTYPES, StoreWriter
+from gradsift.store import DTYPES, StoreWriter, row_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +42,15 @@ class FeaturesConfig(BaseModel):
     projection: ProjectionConfig = ProjectionConfig()
     adam: AdamForm = "reference"
     """Γ of the pool's rows (METHOD section 2); a target's rows are always plain gradients."""
-    store_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    store_dtype: Literal["float16", "bfloat16", "float32", "int8", "int4", "int1"] = "float16"
+    """`int8`, `int4`, `int1`: the pool's rows are quantised; a target's, few as they are, stay in float16."""
     shard_rows: int = Field(1024, ge=1)
     tokens_per_batch: int | Literal["auto"] = "auto"
     """Padded tokens that go through the model at once; changes memory and speed, not the features."""
+
+    def dtype_of(self, is_pool: bool) -> str:
+        """The dtype of the pool's rows or a target's."""
+        return self.store_dtype if is_pool or self.store_dtype in DTYPES else "float16"
 
 
 class ExecutorConfig(BaseModel):
@@ -141,6 +146,7 @@ class FeaturesStage:
                     **shared,
                     **corpus.manifest["encoding"],
                     "base_model": base_model,
+                    "dtype": self._dtype(origin, source == self.run.pool),
                     "data": corpus.manifest["fingerprint"],
                 }
                 if isinstance(origin, Checkpoint):
@@ -157,9 +163,12 @@ class FeaturesStage:
         return {
             "representation": origin.name,
             "projection": unprojected(kind.dim or hidden_size(self.model)),
-            # A score in fewer bits would make rows equal that are not.
-            "dtype": "float32" if kind.is_score else self.config.store_dtype,
         }
+
+    def _dtype(self, origin: Origin, is_pool: bool) -> str:
+        if origin.name in REPRESENTATIONS and REPRESENTATIONS[origin.name].is_score:
+            return "float32"  # in fewer bits rows would be equal that are not
+        return self.config.dtype_of(is_pool)
 
     def _gradients_meaning(self, checkpoint: Checkpoint) -> dict[str, Any]:
         shapes = adapter_shapes(checkpoint)
@@ -170,19 +179,20 @@ class FeaturesStage:
             "checkpoint": checkpoint.fingerprint(),
             "parameters": {name: list(shape) for name, shape in shapes.items()},
             "projection": projection,
-            "dtype": self.config.store_dtype,
         }
 
     def _require_space(self, unfinished: Sequence[tuple[StoreTask, StoreWriter]], units: Sequence[Unit]) -> None:
-        value_bytes = DTYPES[self.config.store_dtype].itemsize
-        row_bytes = {task.folder: task.dim * value_bytes + 8 for task, _ in unfinished}
         needed = MANIFEST_BYTES * len(unfinished)
-        needed += sum(unit.num_rows * row_bytes[unit.task.folder] for unit in units)
+        needed += sum(
+            unit.num_rows * row_bytes(unit.task.meaning["projection"]["dim"], unit.task.meaning["dtype"])
+            for unit in units
+        )
         free = shutil.disk_usage(self.run.path).free
         if needed > free:
             raise UserError(
                 f"no space left on the disk: the features need {needed / 1e9:.1f} GB, {self.run.path} has "
-                f"{free / 1e9:.1f} GB free; free some, or lower features.projection.dim"
+                f"{free / 1e9:.1f} GB free; free some, lower features.projection.dim, or set "
+                "features.store_dtype=int8"
             )
 
 

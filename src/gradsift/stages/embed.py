@@ -46,7 +46,7 @@ class EmbeddingStage:
             "representation": EMBEDDING,
             "embedder": self.config.model,
             "projection": unprojected(self._dim),
-            "dtype": self.features.store_dtype,
+            "dtype": self.features.dtype_of(is_pool=corpus == self.run.pool),
             "data": Corpus(corpus).manifest["fingerprint"],
         }
         writer = store_writer(corpus, folder, meaning, self.features)

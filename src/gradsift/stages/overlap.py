@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,14 @@ from gradsift.source_settings import SourceConfig
 from gradsift.sources import read_examples
 from gradsift.stages.encode import TargetConfig, held_out, target_examples
 from gradsift.tasks.question import Question
+from gradsift.words import words
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PoolOverlap:
-    """Finds the pool's rows that give away a target's items: its validation examples and held-out questions."""
+    """Finds the pool's rows that give away targets' items: its validation examples and held-out questions."""
 
     run: RunFolder
     pool: Sequence[SourceConfig]
@@ -32,30 +33,44 @@ class PoolOverlap:
     """Words in a row that a row must share."""
     seed: int
 
-    def of(self, target: TargetConfig) -> dict[str, Any]:
-        """The rows' positions in the pool as it was read (`rows`), and what they come from (`inputs`)."""
-        items = list(_items(target, self.seed))
+    def of(self, targets: Sequence[TargetConfig]) -> dict[str, dict[str, Any]]:
+        """By target: the rows' positions in the pool as it was read (`rows`), and what they come from (`inputs`).
+
+        The pool is read once for all targets that were not compared with it before.
+        """
         corpus = Corpus(self.run.pool)
-        inputs = fingerprint([self.size, corpus.manifest["fingerprint"], items])
-        path = self.run.overlap(target.name)
-        if path.is_file():
-            before: dict[str, Any] = read_json(path)
-            if before["inputs"] == inputs:
-                return before
-        found = self._rows(corpus, ItemNgrams(items, self.size), target.name)
-        facts = {"overlap_ngrams": self.size, "num_items": len(items), "inputs": inputs, "rows": found}
-        write_json(path, facts)
+        facts, missing = {}, {}
+        for target in targets:
+            items = list(_items(target, self.seed))
+            inputs = fingerprint([self.size, corpus.manifest["fingerprint"], items])
+            facts[target.name] = self._before(target.name)
+            if facts[target.name].get("inputs") != inputs:
+                facts[target.name] = {"overlap_ngrams": self.size, "num_items": len(items), "inputs": inputs}
+                missing[target.name] = ItemNgrams(items, self.size)
+        for name, rows in self._rows(corpus, missing).items():
+            facts[name]["rows"] = rows
+            write_json(self.run.overlap(name), facts[name])
         return facts
 
-    def _rows(self, corpus: Corpus, ngrams: ItemNgrams, target: str) -> list[int]:
-        if not len(ngrams):
-            return []
+    def _before(self, target: str) -> dict[str, Any]:
+        path = self.run.overlap(target)
+        return read_json(path) if path.is_file() else {}
+
+    def _rows(self, corpus: Corpus, ngrams: Mapping[str, ItemNgrams]) -> dict[str, list[int]]:
+        """The rows of each target, from one pass over the pool; none where no target has a run."""
+        found: dict[str, list[tuple[str, str]]] = {name: [] for name in ngrams}
+        if not any(map(len, ngrams.values())):
+            return {name: [] for name in ngrams}
+        with Progress(f"overlap {', '.join(ngrams)}", corpus.num_read) as progress:
+            for row in self._read(progress):
+                row_words = words(row.dialogue)
+                for name, runs in ngrams.items():
+                    if runs.stand_in(row_words):
+                        found[name].append((row.source, row.id))
         table = corpus.table(["source", "id", "row"])
         keys = zip(table["source"].to_pylist(), table["id"].to_pylist(), strict=True)
         row_of = dict(zip(keys, table["row"].to_pylist(), strict=True))
-        with Progress(f"overlap {target}", corpus.num_read) as progress:
-            found = [(row.source, row.id) for row in self._read(progress) if ngrams.stand_in(row.dialogue)]
-        return sorted(row_of[key] for key in found if key in row_of)
+        return {name: sorted(row_of[key] for key in rows if key in row_of) for name, rows in found.items()}
 
     def _read(self, progress: Progress) -> Iterator[Example]:
         for source in self.pool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,16 @@ import torch
 from torch import Tensor
 
 from gradsift.artifact import atomic_path, fingerprint, read_json, write_json
+from gradsift.blocks import Span, SpanReader
 from gradsift.corpus import Corpus
 from gradsift.errors import DataError, StoreMismatch
 from gradsift.runfolder import RunFolder
-from gradsift.runtime import Progress
+from gradsift.runtime import Progress, Threads, compute_threads
 from gradsift.scoring import (
+    Influence,
     ScoreConfig,
     checkpoint_weights,
     combined,
-    influence_scores,
     subtask_directions,
     usable_rows,
 )
@@ -82,8 +84,7 @@ def _target_side(
         rows = stacked(store.shards())
         if rows.ids != table["id"].to_pylist():
             raise StoreMismatch("ids", rows.ids[:3], table["id"].to_pylist()[:3], str(store.folder))
-        features_VK = rows.features_RK.float() * rows.scales_R[:, None]
-        directions.append(subtask_directions(features_VK, rows.norms_R, subtasks, names, config.subtasks))
+        directions.append(subtask_directions(store.features(rows), rows.norms_R, subtasks, names, config.subtasks))
         unusable = max(unusable, int((~usable_rows(rows.norms_R)).sum()))
         meanings.append([pool.meaning, store.meaning])
     inputs = fingerprint([config.model_dump(), list(weights), subtasks, meanings])
@@ -96,17 +97,33 @@ def pool_influences(
     """Inf(z, j) of every target, float32 [N, G] each, from one pass over the pool's stores."""
     sizes = [len(side.subtasks) for side in sides]
     total_NG = torch.zeros(pools[0].num_rows, sum(sizes))
-    with Progress("score", sum(pool.num_rows for pool in pools)) as progress:
+    with Progress("score", sum(pool.num_rows for pool in pools)) as progress, compute_threads() as threads:
         for index, (pool, weight) in enumerate(zip(pools, weights, strict=True)):
             directions_GK = torch.cat([side.directions[index] for side in sides])
             start = 0
-            for block in pool.blocks():
-                norms_R = block.norms_R / block.scales_R
-                stop = start + len(norms_R)
-                total_NG[start:stop] += weight * influence_scores(block.features_RK, norms_R, directions_GK)
+            for scores_RG in _span_scores(threads, pool, directions_GK):
+                stop = start + len(scores_RG)
+                total_NG[start:stop].add_(scores_RG, alpha=weight)
                 progress.advance(stop - start)
                 start = stop
     return list(total_NG.split(sizes, dim=1))
+
+
+def _span_scores(threads: Threads, pool: FeatureStore, directions_GK: Tensor) -> Iterator[Tensor]:
+    """Scores [R, G] of a pool's spans, in their order: a thread reads and scores a span of its own at a time."""
+    idle: SimpleQueue[tuple[SpanReader, Influence]] = SimpleQueue()
+    for _ in range(threads.count):
+        idle.put((SpanReader(pool.dim), Influence(directions_GK, pool.dtype)))
+
+    def scored(span: Span) -> Tensor:
+        reader, influence = mine = idle.get()
+        try:
+            norms_R = reader.numbers(span, "norms") / reader.numbers(span, "scales")
+            return influence.scores(reader.blocks(span), norms_R)
+        finally:
+            idle.put(mine)
+
+    return threads.in_order(scored, pool.spans())
 
 
 def write_scores(
@@ -160,10 +177,16 @@ def facts_of(path: Path) -> Mapping[str, Any]:
     return read_json(described) if described.is_file() and path.is_file() else {}
 
 
-def read_scores(run: RunFolder, target: str, method: str = "less") -> tuple[pa.Table, Mapping[str, Any]]:
-    """A target's scores and what they were made from; raises DataError where there are none."""
+def score_facts(run: RunFolder, target: str, method: str) -> Mapping[str, Any]:
+    """What a target's scores were made from; raises DataError where there are none."""
     path = run.scores(target, method)
     facts = facts_of(path)
     if not facts:
         raise DataError(f"there are no scores for target {target}: run `gradsift score` first", path)
-    return pq.read_table(path), facts
+    return facts
+
+
+def read_scores(run: RunFolder, target: str, method: str = "less") -> pa.Table:
+    """A target's scores; raises DataError where there are none."""
+    score_facts(run, target, method)
+    return pq.read_table(run.scores(target, method))

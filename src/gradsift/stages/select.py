@@ -34,7 +34,7 @@ from gradsift.source_settings import SourceConfig
 from gradsift.sources import selected_examples, selected_lines
 from gradsift.stages.encode import TargetConfig
 from gradsift.stages.overlap import PoolOverlap
-from gradsift.stages.score import read_scores
+from gradsift.stages.score import read_scores, score_facts
 
 logger = logging.getLogger(__name__)
 
@@ -43,40 +43,46 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class SelectStage:
-    """Chooses the rows for a target where that is not done yet."""
+    """Chooses the rows for each target where that is not done yet."""
 
     run: RunFolder
     pool: Sequence[SourceConfig]
     config: SelectConfig
     seed: int
 
-    def select(self, target: TargetConfig) -> None:
-        """Write the rows chosen for a target, best first. Raises DataError where there is none."""
-        table, scores = read_scores(self.run, target.name, self.config.method)
-        overlap = self._overlap(target)
+    def select(self, targets: Sequence[TargetConfig]) -> None:
+        """Write the rows chosen for every target, best first. Raises DataError where there is none."""
+        scored_from = [score_facts(self.run, target.name, self.config.method)["inputs"] for target in targets]
+        overlaps = self._overlaps(targets)
+        for target, inputs in zip(targets, scored_from, strict=True):
+            self._select(target.name, inputs, overlaps.get(target.name, {"inputs": None, "rows": []}))
+
+    def _select(self, target: str, scored_from: str, overlap: Mapping[str, Any]) -> None:
         seed = self.seed if self.config.gumbel else None
-        inputs = fingerprint([self.config.model_dump(exclude={"name"}), scores["inputs"], seed, overlap["inputs"]])
-        path = self.run.selection(target.name, self.config.label)
+        inputs = fingerprint([self.config.model_dump(exclude={"name"}), scored_from, seed, overlap["inputs"]])
+        path = self.run.selection(target, self.config.label)
         described = path.with_suffix(".json")
         if described.is_file() and path.is_file() and read_json(described)["inputs"] == inputs:
-            logger.info("select %s: done before", target.name)
+            logger.info("select %s: done before", target)
             return
-        chosen = self._chosen(table, np.asarray(overlap["rows"], dtype=np.int64), target.name)
-        facts = {"target": target.name, **self._written(path, table, chosen), "inputs": inputs}
+        table = read_scores(self.run, target, self.config.method)
+        chosen = self._chosen(table, np.asarray(overlap["rows"], dtype=np.int64), target)
+        facts = {"target": target, **self._written(path, table, chosen), "inputs": inputs}
         write_json(described, {**facts, "rows": table["row"].to_numpy()[chosen.rows].tolist()})
 
-    def _overlap(self, target: TargetConfig) -> Mapping[str, Any]:
-        """The rows that give away the target's items, and what they come from."""
+    def _overlaps(self, targets: Sequence[TargetConfig]) -> Mapping[str, Mapping[str, Any]]:
+        """By target: the rows that give away its items, and what they come from; nothing where they may stay."""
         if not self.config.overlap_ngrams:
-            return {"inputs": None, "rows": []}
-        found = PoolOverlap(self.run, self.pool, self.config.overlap_ngrams, self.seed).of(target)
-        if found["rows"]:
-            logger.warning(
-                "select %s: %d pool rows hold text of its validation or held-out items and are kept out (%s)",
-                target.name,
-                len(found["rows"]),
-                self.run.overlap(target.name),
-            )
+            return {}
+        found = PoolOverlap(self.run, self.pool, self.config.overlap_ngrams, self.seed).of(targets)
+        for name, facts in found.items():
+            if facts["rows"]:
+                logger.warning(
+                    "select %s: %d pool rows hold text of its validation or held-out items and are kept out (%s)",
+                    name,
+                    len(facts["rows"]),
+                    self.run.overlap(name),
+                )
         return found
 
     def _chosen(self, table: pa.Table, overlapping: npt.NDArray[np.int64], target: str) -> Chosen:

@@ -1,0 +1,130 @@
+"""Scores of whole stores: the naive sum over checkpoints, the same bits on any number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from gradsift import blocks, scoring
+from gradsift.errors import StoreDamaged
+from gradsift.quantization import BITS
+from gradsift.stages.score import TargetSide, pool_influences
+from gradsift.store import FeatureStore, StoreWriter, stored
+
+NUM_ROWS, DIM, WEIGHTS = 70, 27, [0.25, 0.75]
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_VALUES", 5 * DIM)
+    monkeypatch.setattr(blocks, "BLOCKS_IN_SPAN", 2)
+
+
+@pytest.fixture(params=[1, 2, 5])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def draw(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def store(folder: Path, seed: int, dtype: str) -> FeatureStore:
+    writer = StoreWriter(
+        folder, {"dtype": dtype, "projection": {"dim": DIM}}, [("pool", str(row)) for row in range(NUM_ROWS)], 32
+    )
+    writer.open()
+    values = draw(NUM_ROWS, DIM, seed=seed)
+    for shard in range(writer.num_shards):
+        writer.write(shard, values[slice(*writer.bounds(shard))])
+    return writer.finish()
+
+
+def side(name: str, num_subtasks: int, seed: int) -> TargetSide:
+    directions = [draw(num_subtasks, DIM, seed=seed + index) / DIM**0.5 for index in range(len(WEIGHTS))]
+    return TargetSide(name, [f"{name}-{index}" for index in range(num_subtasks)], directions, 0, "")
+
+
+def naive(stores: list[FeatureStore], target: TargetSide) -> Tensor:
+    total = torch.zeros(NUM_ROWS, len(target.subtasks), dtype=torch.float64)
+    for store_, weight, directions in zip(stores, WEIGHTS, target.directions, strict=True):
+        row = 0
+        for shard in store_.shards():
+            for feature, norm in zip(store_.features(shard).double(), shard.norms_R.double(), strict=True):
+                for column, direction in enumerate(directions.double()):
+                    total[row, column] += weight * (feature @ direction) / norm
+                row += 1
+    return total
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_scores_are_the_naive_sum_over_checkpoints(tmp_path: Path, threads: int, dtype: str) -> None:
+    stores = [store(tmp_path / str(index), index, dtype) for index in range(2)]
+    sides = [side("a", 3, seed=5), side("b", 1, seed=9)]
+    for found, target in zip(pool_influences(stores, WEIGHTS, sides), sides, strict=True):
+        assert torch.allclose(found.double(), naive(stores, target), atol=1e-6)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("dtype", BITS)
+def test_scores_of_a_quantised_store_are_the_naive_sum_of_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, fast: bool
+) -> None:
+    if fast and not scoring.integers_are_fast(DIM):
+        pytest.skip("int8 products aren't exact here")
+    monkeypatch.setattr(scoring, "integers_are_fast", lambda _: fast)
+    stores, target = [store(tmp_path / str(index), index, dtype) for index in range(2)], side("a", 3, seed=5)
+    [found] = pool_influences(stores, WEIGHTS, [target])
+    # Directions have 16 bits: an entry is off by 1 / 65,278 of the largest, a product by that times √K at most.
+    bound = 4 / 65_278 * max(float(direction.abs().max()) for direction in target.directions) * DIM**0.5
+    assert torch.allclose(found.double(), naive(stores, target), atol=bound if fast else 1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "least"), [("int8", 0.98), ("int4", 0.85), ("int1", 0.6)])
+def test_a_quantised_store_keeps_the_best_rows(tmp_path: Path, dtype: str, least: float) -> None:
+    """2,000 rows of 512 values, in each a share of a direction that differs from row to row as cosines do in a pool."""
+    directions_GK = draw(3, 512, seed=1)
+    values_NK = draw(2000, 512, seed=2) + 0.1 * draw(2000, 3, seed=3) @ directions_GK
+    best = []
+    for name in ("float32", dtype):
+        tensors = stored(values_NK, name)
+        influence = scoring.Influence(directions_GK, name)
+        scores_NG = influence.scores([tensors["features"]], tensors["norms"] / tensors["scales"])
+        best.append(set(scores_NG.amax(dim=1).topk(100).indices.tolist()))
+    assert len(best[0] & best[1]) / 100 >= least
+
+
+def test_quantised_scores_come_close_to_the_others_as_the_bits_grow(tmp_path: Path) -> None:
+    target = side("a", 3, seed=5)
+    [whole], *rest = (
+        pool_influences([store(tmp_path / dtype, 0, dtype)], [1.0], [target]) for dtype in ("float32", *BITS)
+    )
+    errors = [float((found - whole).square().mean().sqrt()) for [found] in rest]
+    assert [error / float(whole.std()) < most for error, most in zip(errors, (0.01, 0.15, 0.8), strict=True)] == [
+        True
+    ] * 3
+    assert errors == sorted(errors)
+
+
+@pytest.mark.parametrize("dtype", ["float16", *BITS])
+def test_the_number_of_threads_changes_no_bit(tmp_path: Path, threads: int, dtype: str) -> None:
+    stores, target = [store(tmp_path / str(index), index, dtype) for index in range(2)], side("a", 3, seed=5)
+    [found] = pool_influences(stores, WEIGHTS, [target])
+    assert torch.get_num_threads() == threads
+    torch.set_num_threads(1)
+    assert torch.equal(found, pool_influences(stores, WEIGHTS, [target])[0])
+
+
+def test_damage_found_by_a_thread_is_named(tmp_path: Path) -> None:
+    stores = [store(tmp_path, 0, "float16")]
+    path = tmp_path / "shard-00001.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(StoreDamaged, match="shard-00001"):
+        pool_influences(stores, [1.0], [side("a", 3, seed=5)])
