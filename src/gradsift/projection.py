@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import accumulate, repeat
 from typing import Literal, Protocol
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from gradsift.errors import ConfigError
+from gradsift.runtime import compute_threads
 
 PROJECTION_VERSION = 2
 """Raised whenever the numbers of a projector change: stores of two versions don't match."""
@@ -179,8 +179,9 @@ class Rademacher:
         sums_LBK = features_BK.new_zeros(RADEMACHER_LANES, *features_BK.shape)
         lanes = block_BD.tensor_split(RADEMACHER_LANES, dim=1)
         starts = accumulate((lane_BD.shape[1] for lane_BD in lanes[:-1]), initial=start)
-        with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as threads:
-            list(threads.map(self._add_lane, sums_LBK, lanes, repeat(key), starts))
+        with compute_threads() as threads:
+            for _ in threads.in_order(lambda lane: self._add_lane(*lane), zip(sums_LBK, lanes, repeat(key), starts)):
+                pass
         features_BK += sums_LBK.sum(dim=0)
 
     def _add_lane(self, sum_BK: Tensor, block_BD: Tensor, key: int, start: int) -> None:
