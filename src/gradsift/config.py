@@ -19,6 +19,7 @@ from gradsift.runfolder import RunFolder
 from gradsift.scoring import ScoreConfig
 from gradsift.selecting import SelectConfig
 from gradsift.source_settings import SourceConfig
+from gradsift.stages.check_influence import CheckConfig
 from gradsift.stages.collect import ExecutorConfig, FeaturesConfig
 from gradsift.stages.encode import TargetConfig
 from gradsift.stages.evaluate import EvaluateConfig
@@ -50,6 +51,7 @@ class RunConfig(BaseModel):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     executor: ExecutorConfig = ExecutorConfig()
+    check: CheckConfig = CheckConfig()
 
     @property
     def run(self) -> RunFolder:
