@@ -18,7 +18,8 @@ SMALL: dict[str, Any] = {
     "batches": 4,
     "steps": 4,
     "batch_size": 2,
-    "dims": [16],
+    "sketch_dims": [16],
+    "rademacher_dims": [16],
     "stability_rows": 10,
     "projection_seeds": 2,
 }
@@ -49,7 +50,7 @@ def test_every_experiment_is_reported(checked: Path) -> None:
     assert seen == {("single", 6), ("single", 4), ("batch", 4), ("trajectory", 4)}
     forms = {item["form"] for item in target["agreement"]}
     assert {"reference", "adamw", "sgd", "sign", "step", "reference-without-momentum"} <= forms
-    projections = {item["projection"] for item in target["agreement"]}
+    projections = {item["projection"] for item in target["projected"]}
     assert projections == {"exact", "sketch/16/0", "rademacher/16/0"}
     assert {item["projection"] for item in target["stability"]} == {"exact", "sketch/16", "rademacher/16"}
     assert {item["checkpoints"] for item in target["checkpoints"]} == {1, 2}
@@ -99,6 +100,15 @@ def test_another_setting_repeats_only_what_depends_on_it(checked: Path) -> None:
     assert {Path(name).stem for name in after if after[name] != before[name]} == {"trajectory"}
 
 
+def test_another_projection_takes_no_step_again(checked: Path) -> None:
+    before = files_of(checked)
+
+    assert gradsift("check", checked / "config.yaml", "--influence", "check.steps=3", "check.sketch_dims=[8]") == 0
+
+    after = files_of(checked)
+    assert {Path(name).stem for name in after if after[name] != before[name]} == {"projected", "stability"}
+
+
 def test_a_target_that_is_added_is_measured_alone(checked: Path) -> None:
     config = yaml.safe_load((checked / "config.yaml").read_text())
     more = write_jsonl(checked / "more.jsonl", [conversation("m0", "How are you?", "I am well.")])
@@ -109,7 +119,9 @@ def test_a_target_that_is_added_is_measured_alone(checked: Path) -> None:
     assert gradsift("check", checked / "more.yaml", "--influence", "check.steps=3") == 0
 
     after = files_of(checked)
-    assert all(after[name] == before[name] for name in before if "trajectory" not in name)
+    steps_taken = [name for name in before if Path(name).stem in ("single", "batch")]
+    assert steps_taken
+    assert all(after[name] == before[name] for name in steps_taken)
     assert any("/more/" in name for name in after)
 
 
@@ -148,8 +160,7 @@ def test_without_influence_one_line_says_what_is_there(
     [
         ("check.draws=1", "check.draws"),
         ("check.drwas=9", "did you mean 'draws'"),
-        ("check.dims=[0]", "check.dims"),
-        ("check.kinds=[dense]", "check.kinds"),
+        ("check.sketch_dims=[0]", "check.sketch_dims"),
     ],
 )
 def test_bad_settings_are_one_line(

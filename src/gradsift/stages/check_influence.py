@@ -29,6 +29,7 @@ from gradsift.errors import ConfigError, UserError, nearest
 from gradsift.gradients import AdamForm, PerExampleGradients
 from gradsift.influence import (
     DIRECTIONS,
+    FORMS,
     DirectionSums,
     Products,
     TargetDirections,
@@ -49,13 +50,16 @@ from gradsift.scoring import ScoreConfig
 
 logger = logging.getLogger(__name__)
 
-Experiment = Literal["single", "batch", "trajectory", "stability"]
+Experiment = Literal["single", "batch", "trajectory", "stability", "projected"]
 EXACT = "exact"
 STEP = "step"
 """The direction that the weights really went, as a form of its own: what is left to it is the curvature alone."""
 TOKENS_AT_ONCE = 4096
 FLOATS_AT_ONCE = 1 << 26
 """Numbers of whole gradients that are held together: 256 MB, or one row where it has more."""
+
+
+Dimension = Annotated[int, Field(ge=1)]
 
 
 class CheckConfig(BaseModel):
@@ -83,8 +87,9 @@ class CheckConfig(BaseModel):
     """Tokens of a target's examples that its loss is measured on, drawn over its subtasks in turns; None: all of it."""
     per_subtask: bool = True
     """False: a target's examples are one subtask, which needs less memory (two gradients a subtask)."""
-    kinds: tuple[Literal["sketch", "rademacher"], ...] = ("sketch", "rademacher")
-    dims: tuple[Annotated[int, Field(ge=1)], ...] = (512, 2048, 8192)
+    sketch_dims: tuple[Dimension, ...] = (512, 2048, 8192, 32768)
+    rademacher_dims: tuple[Dimension, ...] = (512, 2048, 8192)
+    """Its cost grows with K: about 2 · parameters · K operations a direction."""
     stability_rows: int = Field(400, ge=0)
     """Pool rows among which the top 5 % are compared over projections; 0: none."""
     projection_seeds: int = Field(3, ge=1)
@@ -94,9 +99,10 @@ RELEVANT_KEYS = {
     "single": {"seed", "learning_rate", "target_tokens", "per_subtask"},
     "batch": {"seed", "learning_rate", "target_tokens", "per_subtask", "batches", "batch_size"},
     "trajectory": {"seed", "learning_rate", "target_tokens", "per_subtask", "steps", "batch_size"},
-    "stability": {"seed", "target_tokens", "per_subtask", "kinds", "dims", "stability_rows", "projection_seeds"},
+    "stability": {"seed", "target_tokens", "per_subtask"},
+    "projected": {"seed", "target_tokens", "per_subtask"},
 }
-"""Keys that an experiment's figures depend on, besides the number of single draws."""
+"""Keys that an experiment's figures depend on, besides its number of draws and its projections."""
 
 
 @dataclass(frozen=True)
@@ -182,19 +188,20 @@ class InfluenceCheck:
     def parts(self, checkpoints: Sequence[Checkpoint]) -> list[Part]:
         """The experiments that the settings ask for. Raises ConfigError for an unknown checkpoint."""
         main, config = self._main(checkpoints), self.config
-        projections = tuple(
-            ProjectionConfig(kind=kind, dim=dim, seed=seed)
-            for seed in range(config.projection_seeds)
-            for kind in config.kinds
-            for dim in config.dims
-        )
+        projections = tuple(self._projections())
         first = tuple(projection for projection in projections if projection.seed == 0)
-        parts = [Part("single", main, config.draws, first)]
+        parts = [Part("single", main, config.draws)]
+        parts += [Part("projected", main, config.draws, first)] if first else []
+        parts += [Part("trajectory", main, config.steps)] if config.steps else []
+        parts += [Part("stability", main, config.stability_rows, projections)] if config.stability_rows else []
         elsewhere = [item for item in checkpoints if item != main and config.checkpoint_draws]
         parts += [Part("single", item, min(config.draws, config.checkpoint_draws)) for item in elsewhere]
-        parts += [Part("batch", main, config.batches)] if config.batches else []
-        parts += [Part("trajectory", main, config.steps)] if config.steps else []
-        return parts + ([Part("stability", main, config.stability_rows, projections)] if config.stability_rows else [])
+        return parts + ([Part("batch", main, config.batches)] if config.batches else [])
+
+    def _projections(self) -> Iterator[ProjectionConfig]:
+        for seed in range(self.config.projection_seeds):
+            yield from (ProjectionConfig(kind="sketch", dim=dim, seed=seed) for dim in self.config.sketch_dims)
+            yield from (ProjectionConfig(kind="rademacher", dim=dim, seed=seed) for dim in self.config.rademacher_dims)
 
     def file(self, part: Part, target: str) -> Path:
         """Where an experiment's figures stand."""
@@ -215,15 +222,23 @@ class InfluenceCheck:
         return StepSettings(rate, self.settings.max_grad_norm)
 
     def _figures(self, bench: Bench, part: Part, samples: Sequence[TargetSample]) -> list[Figures]:
-        generator = np.random.default_rng([self.config.seed, list(RELEVANT_KEYS).index(part.experiment)])
-        order = [int(position) for position in generator.permutation(bench.pool.num_rows)]
+        order = self._order(part, bench.pool.num_rows)
+        if part.experiment == "projected":  # the draws of `single`
+            draws = [order[draw % len(order)] for draw in range(part.draws)]
+            return predictions(bench, part, samples, (draws, FORMS))
         if part.experiment == "stability":
-            return stability(bench, part, samples, (order[: part.draws], self.settings.adam))
+            return predictions(bench, part, samples, (order[: part.draws], (self.settings.adam,)))
         size = 1 if part.experiment == "single" else min(self.config.batch_size, len(order))
-        draws = [[order[(size * draw + item) % len(order)] for item in range(size)] for draw in range(part.draws)]
+        draws_of = [[order[(size * draw + item) % len(order)] for item in range(size)] for draw in range(part.draws)]
         if part.experiment == "trajectory":
-            return trajectory(bench, part, samples, draws)
-        return one_step(bench, part, samples, draws)
+            return trajectory(bench, part, samples, draws_of)
+        return one_step(bench, part, samples, draws_of)
+
+    def _order(self, part: Part, num_rows: int) -> list[int]:
+        """All rows of the pool in the order in which the experiment draws them."""
+        stream = list(RELEVANT_KEYS).index("single" if part.experiment == "projected" else part.experiment)
+        generator = np.random.default_rng([self.config.seed, stream])
+        return [int(position) for position in generator.permutation(num_rows)]
 
     def _inputs(self, part: Part, sample: TargetSample) -> str:
         """Fingerprint of everything that an experiment's figures come from."""
@@ -394,8 +409,7 @@ def one_step(
     bench: Bench, part: Part, samples: Sequence[TargetSample], draws: Sequence[Sequence[int]]
 ) -> list[Figures]:
     """A step from the checkpoint on every draw, undone after the targets' losses were measured."""
-    projectors = bench.projectors(part.projections)
-    directions = [target_directions(bench, sample, projectors)[0] for sample in samples]
+    directions = [target_directions(bench, sample, {EXACT: None})[0][EXACT] for sample in samples]
     before = [bench.losses(sample) for sample in samples]
     record = Record(bench, part, [sample.name for sample in samples])
     chunk = max(1, FLOATS_AT_ONCE // (bench.size * len(DIRECTIONS)))
@@ -403,7 +417,7 @@ def one_step(
         for start in range(0, len(draws), chunk):
             rows = [bench.pool_rows(draw) for draw in draws[start : start + chunk]]
             gradients_CP = torch.stack([bench.rows_gradients(draw).mean(dim=0) for draw in rows])
-            record.predict(gradients_CP, projectors, directions)
+            record.predict(gradients_CP, directions)
             for gradient_P in gradients_CP:
                 record.step(gradient_P, directions)
                 record.drops([loss_G - bench.losses(sample) for loss_G, sample in zip(before, samples, strict=True)])
@@ -417,17 +431,16 @@ def trajectory(
 ) -> list[Figures]:
     """Training goes on from the checkpoint: before every step its effect is predicted, at the weights of that step."""
     record = Record(bench, part, [sample.name for sample in samples])
-    projectors = bench.projectors(())
     before: list[Tensor] | None = None
     with Progress(f"check {part.label}", len(draws), "steps") as progress:
         for draw in draws:
-            found = [target_directions(bench, sample, projectors) for sample in samples]
-            directions, losses = [item[0] for item in found], [item[1] for item in found]
+            found = [target_directions(bench, sample, {EXACT: None}) for sample in samples]
+            directions, losses = [item[0][EXACT] for item in found], [item[1] for item in found]
             if before is not None:
                 record.drops([loss_G - now_G for loss_G, now_G in zip(before, losses, strict=True)])
             before = losses
             gradient_P = bench.rows_gradients(bench.pool_rows(draw)).mean(dim=0)
-            record.predict(gradient_P[None], projectors, directions)
+            record.predict(gradient_P[None], directions)
             record.step(gradient_P, directions)
             progress.advance(1)
     assert before is not None, "a trajectory has steps"
@@ -447,27 +460,20 @@ class Record:
         self._epsilon: list[dict[str, float]] = []
         self._clipped: list[bool] = []
 
-    def predict(
-        self,
-        gradients_CP: Tensor,
-        projectors: Mapping[str, Projector | None],
-        directions: Sequence[Mapping[str, TargetDirections]],
-    ) -> None:
-        """Products of these draws' directions with the targets', in every form under every projector."""
+    def predict(self, gradients_CP: Tensor, directions: Sequence[TargetDirections]) -> None:
+        """Products of these draws' directions with the targets', in every form."""
         moments, adam = self._bench.steps.moments, self._bench.steps.adam
         self._epsilon += [epsilon_shares(gradient_P[None], moments, adam) for gradient_P in gradients_CP]
         for name in DIRECTIONS:
             rows_CP = direction(name, gradients_CP, moments, adam)
             self._unit_sums[name] += unit_rows(rows_CP).sum(dim=0)
-            for projection, projector in projectors.items():
-                features_CK = projected(rows_CP, projector, self._bench.shapes)
-                _keep(self._products, f"{name}|{projection}", features_CK, [item[projection] for item in directions])
+            _keep(self._products, f"{name}|{EXACT}", rows_CP, directions)
 
-    def step(self, gradient_P: Tensor, directions: Sequence[Mapping[str, TargetDirections]]) -> None:
+    def step(self, gradient_P: Tensor, directions: Sequence[TargetDirections]) -> None:
         """Take the step on this gradient; the direction that it went is a form of its own."""
         gone_P, clipped = self._bench.steps.take(gradient_P)
         self._clipped.append(clipped)
-        _keep(self._products, f"{STEP}|{EXACT}", gone_P[None], [item[EXACT] for item in directions])
+        _keep(self._products, f"{STEP}|{EXACT}", gone_P[None], directions)
 
     def drops(self, drops: Sequence[Tensor]) -> None:
         """How much the loss of each target fell, by subtask [G]."""
@@ -496,11 +502,11 @@ def joined(found: Mapping[str, Sequence[Products]]) -> dict[str, Tensor]:
     return tensors
 
 
-def stability(
-    bench: Bench, part: Part, samples: Sequence[TargetSample], drawn: tuple[Sequence[int], AdamForm]
+def predictions(
+    bench: Bench, part: Part, samples: Sequence[TargetSample], drawn: tuple[Sequence[int], Sequence[str]]
 ) -> list[Figures]:
-    """Products of many pool rows with the targets: exact in every form, and projected in the run's own."""
-    positions, form = drawn
+    """Products of pool rows with the targets: exact in every form, and under every projector in some."""
+    positions, forms = drawn
     projectors = bench.projectors(part.projections)
     directions = [target_directions(bench, sample, projectors)[0] for sample in samples]
     found: list[dict[str, list[Products]]] = [{} for _ in samples]
@@ -512,7 +518,7 @@ def stability(
             for name in DIRECTIONS:
                 rows_CP = direction(name, gradients_CP, moments, adam)
                 for projection, projector in projectors.items():
-                    if name == form or projection == EXACT:
+                    if name in forms or projection == EXACT:
                         features_CK = projected(rows_CP, projector, bench.shapes)
                         _keep(found, f"{name}|{projection}", features_CK, [item[projection] for item in directions])
             progress.advance(len(rows), sum(row.num_tokens for row in rows))

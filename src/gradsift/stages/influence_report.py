@@ -105,14 +105,17 @@ def report_of(check: InfluenceCheck, measured: Mapping[str, Sequence[Measured]])
 
 
 def _target(check: InfluenceCheck, items: Sequence[Measured]) -> Record:
-    facts = items[0].figures.facts
+    facts, real = items[0].figures.facts, items[0].drops
     stability = [item for item in items if item.part.experiment == "stability"]
+    projected = [item for item in items if item.part.experiment == "projected"]
+    tried = [item for item in items if "drops" in item.figures.tensors]
     return {
         "examples": sum(facts["counts"]),
         "of": facts["num_target_rows"],
         "subtasks": len(facts["subtasks"]),
         "tokens": facts["target_tokens"],
-        "agreement": [record for item in items if item not in stability for record in agreement(item)],
+        "agreement": [record for item in tried for record in agreement(item, item.drops)],
+        "projected": [record for item in projected for record in agreement(item, real)],
         "checkpoints": list(by_checkpoints(_sorted_singles(items), check.settings.adam)),
         "shared_term": [record for item in _sorted_singles(items) for record in shared_terms(item)],
         "stability": [record for item in stability for record in stabilities(check, item)],
@@ -136,15 +139,15 @@ def _checkpoint(item: Measured) -> Record:
     }
 
 
-def agreement(item: Measured) -> Iterable[Record]:
-    """How every form, projection and measure agrees with the real loss drops of one experiment."""
+def agreement(item: Measured, drops_NG: np.ndarray) -> Iterable[Record]:
+    """How every form, projection and measure agrees with the real loss drops of these draws."""
+    real_N = item.whole(torch.from_numpy(drops_NG))
     for form, projection in item.keys:
-        found = item.products(form, projection)
+        found, exact = item.products(form, projection), item.products(form)
         for measure in MEASURES:
             values_NG = found.measure(measure)
-            predicted_N = item.whole(values_NG)
-            exact_N = item.whole(item.products(form).measure(measure))
-            by_subtask = [pearson(*pair) for pair in zip(values_NG.T.numpy(), item.drops.T, strict=True)]
+            predicted_N, exact_N = item.whole(values_NG), item.whole(exact.measure(measure))
+            by_subtask = [pearson(*pair) for pair in zip(values_NG.T.numpy(), drops_NG.T, strict=True)]
             yield {
                 "experiment": item.part.experiment,
                 "checkpoint": item.part.checkpoint.name,
@@ -152,10 +155,11 @@ def agreement(item: Measured) -> Iterable[Record]:
                 "form": form,
                 "projection": projection,
                 "measure": measure,
-                "pearson": pearson(predicted_N, item.mean_drops),
-                "spearman": spearman(predicted_N, item.mean_drops),
+                "pearson": pearson(predicted_N, real_N),
+                "spearman": spearman(predicted_N, real_N),
                 "mean_pearson_of_subtasks": float(np.nanmean(by_subtask)) if np.isfinite(by_subtask).any() else None,
-                "pearson_with_exact": pearson(predicted_N, exact_N),
+                "deviation": float(exact_N.std()),
+                "projection_error": float((predicted_N - exact_N).std()),
             }
 
 
@@ -236,7 +240,7 @@ def report_lines(report: Record) -> list[str]:
             "subtasks). Cells: Pearson (Spearman) of predicted and real loss drop.",
             "",
             *_agreement_lines(found, report["main_checkpoint"]),
-            *_projection_lines(found, report["settings"]["adam"]),
+            *_projection_lines(found),
             *_number_lines(found),
             *_shared_lines(found),
             *_stability_lines(found),
@@ -260,28 +264,40 @@ def _checkpoint_lines(report: Record) -> list[str]:
 
 
 def _agreement_lines(found: Record, main: str) -> list[str]:
-    cells: dict[str, dict[str, str]] = {}
+    """Every experiment at the main checkpoint, then single examples at the others; exact products."""
+    columns: dict[str, dict[str, str]] = {}
+    elsewhere: dict[str, dict[str, str]] = {}
     for item in found["agreement"]:
-        if item["projection"] == EXACT and item["checkpoint"] == main:
-            column = f"{item['experiment']} {item['measure']}"
-            cells.setdefault(item["form"], {})[column] = f"{_number(item['pearson'])} ({_number(item['spearman'])})"
-    columns = list(dict.fromkeys(column for row in cells.values() for column in row))
-    rows = [[form, *(row.get(column, "–") for column in columns)] for form, row in cells.items()]
-    return [*table(["Γ, exact", *columns], rows), ""]
+        at_main = item["checkpoint"] == main
+        table_of = columns if at_main else elsewhere
+        title = f"{item['experiment'] if at_main else item['checkpoint']} {item['measure']}"
+        cell = f"{_number(item['pearson'])} ({_number(item['spearman'])})"
+        table_of.setdefault(title, {})[item["form"]] = cell
+    lines = [f"At {main}:", "", *_table_of(columns, "Γ, exact"), ""]
+    if elsewhere:
+        lines += ["Single examples at the other checkpoints:", "", *_table_of(elsewhere, "Γ, exact"), ""]
+    return lines
 
 
-def _projection_lines(found: Record, adam: str) -> list[str]:
-    cells: dict[str, list[str]] = {}
-    for item in found["agreement"]:
-        if item["projection"] != EXACT and item["form"] == adam:
-            cells.setdefault(item["projection"], []).append(
-                f"{_number(item['pearson'])} ({_number(item['pearson_with_exact'])})"
-            )
-    if not cells:
-        return []
-    rows = [[name, *row] for name, row in cells.items()]
-    heading = [f"{adam}, projected (single)", *MEASURES]
-    return ["Pearson with the real drop (with the exact prediction):", "", *table(heading, rows), ""]
+def _table_of(columns: Mapping[str, Mapping[str, str]], corner: str) -> list[str]:
+    """A table from cells by column and row."""
+    names = dict.fromkeys(name for cells in columns.values() for name in cells)
+    rows = [[name, *(cells.get(name, "–") for cells in columns.values())] for name in names]
+    return table([corner, *columns], rows)
+
+
+def _projection_lines(found: Record) -> list[str]:
+    """Single examples at the main checkpoint, projected: a row a projection, cells by form."""
+    lines: list[str] = []
+    for measure in ("mean_of_cosines", "dot"):
+        columns: dict[str, dict[str, str]] = {}
+        for item in found["projected"]:
+            if item["measure"] == measure and not item["form"].endswith(WITHOUT_MOMENTUM):
+                cell = f"{_number(item['pearson'])} ({_number(item['spearman'])})"
+                columns.setdefault(item["form"], {})[item["projection"]] = cell
+        if columns:
+            lines += [f"Single examples, {measure}, by projection (kind/K/seed):", "", *_table_of(columns, ""), ""]
+    return lines
 
 
 def _number_lines(found: Record) -> list[str]:
