@@ -110,6 +110,7 @@ class InfluenceSettings:
     """What the check takes from the other sections of the config."""
 
     adam: AdamForm
+    projection: ProjectionConfig
     score: ScoreConfig
     max_grad_norm: float
 
@@ -192,11 +193,12 @@ class InfluenceCheck:
         first = tuple(projection for projection in projections if projection.seed == 0)
         parts = [Part("single", main, config.draws)]
         parts += [Part("projected", main, config.draws, first)] if first else []
-        parts += [Part("trajectory", main, config.steps)] if config.steps else []
+        own = (self.settings.projection,) if self.settings.projection.kind == "sketch" else ()
+        parts += [Part("trajectory", main, config.steps, own)] if config.steps else []
         parts += [Part("stability", main, config.stability_rows, projections)] if config.stability_rows else []
         elsewhere = [item for item in checkpoints if item != main and config.checkpoint_draws]
         parts += [Part("single", item, min(config.draws, config.checkpoint_draws)) for item in elsewhere]
-        return parts + ([Part("batch", main, config.batches)] if config.batches else [])
+        return parts + ([Part("batch", main, config.batches, own)] if config.batches else [])
 
     def _projections(self) -> Iterator[ProjectionConfig]:
         for seed in range(self.config.projection_seeds):
@@ -409,9 +411,9 @@ def one_step(
     bench: Bench, part: Part, samples: Sequence[TargetSample], draws: Sequence[Sequence[int]]
 ) -> list[Figures]:
     """A step from the checkpoint on every draw, undone after the targets' losses were measured."""
-    directions = [target_directions(bench, sample, {EXACT: None})[0][EXACT] for sample in samples]
-    before = [bench.losses(sample) for sample in samples]
     record = Record(bench, part, [sample.name for sample in samples])
+    directions = [target_directions(bench, sample, record.projectors)[0] for sample in samples]
+    before = [bench.losses(sample) for sample in samples]
     chunk = max(1, FLOATS_AT_ONCE // (bench.size * len(DIRECTIONS)))
     with Progress(f"check {part.label}", len(draws), "draws") as progress:
         for start in range(0, len(draws), chunk):
@@ -434,8 +436,8 @@ def trajectory(
     before: list[Tensor] | None = None
     with Progress(f"check {part.label}", len(draws), "steps") as progress:
         for draw in draws:
-            found = [target_directions(bench, sample, {EXACT: None}) for sample in samples]
-            directions, losses = [item[0][EXACT] for item in found], [item[1] for item in found]
+            found = [target_directions(bench, sample, record.projectors) for sample in samples]
+            directions, losses = [item[0] for item in found], [item[1] for item in found]
             if before is not None:
                 record.drops([loss_G - now_G for loss_G, now_G in zip(before, losses, strict=True)])
             before = losses
@@ -453,27 +455,30 @@ class Record:
     """Gathers what was predicted and what came of it, for several targets at once."""
 
     def __init__(self, bench: Bench, part: Part, targets: Sequence[str]) -> None:
-        self._bench, self._part = bench, part
+        self._bench = bench
+        self.projectors = bench.projectors(part.projections)
         self._products: list[dict[str, list[Products]]] = [{} for _ in targets]
         self._drops: list[list[Tensor]] = [[] for _ in targets]
         self._unit_sums = {name: torch.zeros(bench.size, device=bench.device) for name in DIRECTIONS}
         self._epsilon: list[dict[str, float]] = []
         self._clipped: list[bool] = []
 
-    def predict(self, gradients_CP: Tensor, directions: Sequence[TargetDirections]) -> None:
-        """Products of these draws' directions with the targets', in every form."""
+    def predict(self, gradients_CP: Tensor, directions: Sequence[Mapping[str, TargetDirections]]) -> None:
+        """Products of these draws' directions with the targets', in every form and projection."""
         moments, adam = self._bench.steps.moments, self._bench.steps.adam
         self._epsilon += [epsilon_shares(gradient_P[None], moments, adam) for gradient_P in gradients_CP]
         for name in DIRECTIONS:
             rows_CP = direction(name, gradients_CP, moments, adam)
             self._unit_sums[name] += unit_rows(rows_CP).sum(dim=0)
-            _keep(self._products, f"{name}|{EXACT}", rows_CP, directions)
+            for projection, projector in self.projectors.items():
+                features_CK = projected(rows_CP, projector, self._bench.shapes)
+                _keep(self._products, f"{name}|{projection}", features_CK, [item[projection] for item in directions])
 
-    def step(self, gradient_P: Tensor, directions: Sequence[TargetDirections]) -> None:
+    def step(self, gradient_P: Tensor, directions: Sequence[Mapping[str, TargetDirections]]) -> None:
         """Take the step on this gradient; the direction that it went is a form of its own."""
         gone_P, clipped = self._bench.steps.take(gradient_P)
         self._clipped.append(clipped)
-        _keep(self._products, f"{STEP}|{EXACT}", gone_P[None], directions)
+        _keep(self._products, f"{STEP}|{EXACT}", gone_P[None], [item[EXACT] for item in directions])
 
     def drops(self, drops: Sequence[Tensor]) -> None:
         """How much the loss of each target fell, by subtask [G]."""

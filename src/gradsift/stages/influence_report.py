@@ -264,18 +264,19 @@ def _checkpoint_lines(report: Record) -> list[str]:
 
 
 def _agreement_lines(found: Record, main: str) -> list[str]:
-    """Every experiment at the main checkpoint, then single examples at the others; exact products."""
+    """Every experiment at the main checkpoint, then single examples at the others."""
     columns: dict[str, dict[str, str]] = {}
     elsewhere: dict[str, dict[str, str]] = {}
     for item in found["agreement"]:
         at_main = item["checkpoint"] == main
         table_of = columns if at_main else elsewhere
         title = f"{item['experiment'] if at_main else item['checkpoint']} {item['measure']}"
+        title += "" if item["projection"] == EXACT else f", {item['projection']}"
         cell = f"{_number(item['pearson'])} ({_number(item['spearman'])})"
         table_of.setdefault(title, {})[item["form"]] = cell
-    lines = [f"At {main}:", "", *_table_of(columns, "Γ, exact"), ""]
+    lines = [f"At {main}:", "", *_table_of(columns, "Γ"), ""]
     if elsewhere:
-        lines += ["Single examples at the other checkpoints:", "", *_table_of(elsewhere, "Γ, exact"), ""]
+        lines += ["Single examples at the other checkpoints:", "", *_table_of(elsewhere, "Γ"), ""]
     return lines
 
 
