@@ -56,6 +56,23 @@ def test_every_experiment_is_reported(checked: Path) -> None:
     assert {item["checkpoints"] for item in target["checkpoints"]} == {1, 2}
 
 
+def test_projected_draws_are_those_that_steps_were_taken_on(checked: Path) -> None:
+    report = report_in(checked)
+    target = report["targets"]["sums"]
+
+    def exact(records: list[Any], experiment: str) -> dict[str, float]:
+        return {
+            item["form"]: item["deviation"]
+            for item in records
+            if (item["experiment"], item["projection"], item["measure"]) == (experiment, "exact", "dot")
+            and item["checkpoint"] == report["main_checkpoint"]
+        }
+
+    expected, found = exact(target["agreement"], "single"), exact(target["projected"], "projected")
+
+    assert found == {form: pytest.approx(expected[form], rel=1e-4) for form in found}
+
+
 def test_what_is_known_of_the_checkpoints_is_reported(checked: Path) -> None:
     first, last = report_in(checked)["checkpoints"]
 

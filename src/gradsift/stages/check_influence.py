@@ -193,12 +193,13 @@ class InfluenceCheck:
         first = tuple(projection for projection in projections if projection.seed == 0)
         parts = [Part("single", main, config.draws)]
         parts += [Part("projected", main, config.draws, first)] if first else []
-        own = (self.settings.projection,) if self.settings.projection.kind == "sketch" else ()
-        parts += [Part("trajectory", main, config.steps, own)] if config.steps else []
         parts += [Part("stability", main, config.stability_rows, projections)] if config.stability_rows else []
         elsewhere = [item for item in checkpoints if item != main and config.checkpoint_draws]
         parts += [Part("single", item, min(config.draws, config.checkpoint_draws)) for item in elsewhere]
-        return parts + ([Part("batch", main, config.batches, own)] if config.batches else [])
+        # A sketch costs next to nothing: these are foretold through the run's own too.
+        own = (self.settings.projection,) if self.settings.projection.kind == "sketch" else ()
+        parts += [Part("batch", main, config.batches, own)] if config.batches else []
+        return parts + ([Part("trajectory", main, config.steps, own)] if config.steps else [])
 
     def _projections(self) -> Iterator[ProjectionConfig]:
         for seed in range(self.config.projection_seeds):
