@@ -26,7 +26,7 @@ from gradsift.influence import (
     top_rows,
 )
 from gradsift.scoring import combined
-from gradsift.stages.check_influence import EXACT, Figures, InfluenceCheck, Part, projection_name, read_figures
+from gradsift.stages.check_influence import EXACT, STEP, Figures, InfluenceCheck, Part, projection_name, read_figures
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +48,9 @@ class Measured:
 
     @property
     def keys(self) -> list[tuple[str, str]]:
-        """Forms and projections that there are products of."""
+        """Forms and projections that there are products of, in a fixed order."""
         names = [name.split("|") for name in self.figures.tensors if name.endswith("|dots")]
-        return [(form, projection) for form, projection, _ in names]
+        return sorted(((form, projection) for form, projection, _ in names), key=_place)
 
     @property
     def weights(self) -> Tensor:
@@ -72,6 +72,13 @@ class Measured:
     def mean_drops(self) -> np.ndarray:
         """How much the target's mean loss fell at each draw: float64 [N]."""
         return self.whole(self.figures.tensors["drops"])
+
+
+def _place(key: tuple[str, str]) -> tuple[int, str, list[int]]:
+    """Where a form and projection stand in the tables: exact first, then by kind, K and seed."""
+    form, projection = key
+    kind, *numbers = projection.split("/")
+    return [*DIRECTIONS, STEP].index(form), "" if projection == EXACT else kind, [int(number) for number in numbers]
 
 
 def write_influence_report(check: InfluenceCheck, parts: Sequence[Part], targets: Sequence[str]) -> str:
@@ -203,7 +210,10 @@ def shared_terms(item: Measured) -> Iterable[Record]:
 
 
 def stabilities(check: InfluenceCheck, item: Measured) -> Iterable[Record]:
-    """Overlap of the best 5 % of the rows with those by exact scores, and between projection seeds."""
+    """Overlap of the best 5 % of the rows with those by exact scores, and between projection seeds.
+
+    For every form besides: how many rows have the commonest best subtask, which β1·m may decide for all of them.
+    """
     form, how = check.settings.adam, check.settings.score
 
     def best(name: str, projection: str) -> set[int]:
@@ -213,8 +223,14 @@ def stabilities(check: InfluenceCheck, item: Measured) -> Iterable[Record]:
     exact = best(form, EXACT)
     facts = {"rows": item.part.draws, "top": len(exact), "checkpoint": item.part.checkpoint.name}
     for name in DIRECTIONS:
-        if name != form:
-            yield {**facts, "form": name, "projection": EXACT, "overlap_with_exact": overlap(best(name, EXACT), exact)}
+        _, best_N = combined(item.products(name).measure(how.subtasks), how.combine)
+        yield {
+            **facts,
+            "form": name,
+            "projection": EXACT,
+            "overlap_with_exact": overlap(best(name, EXACT), exact),
+            "commonest_best_subtask": float(best_N.bincount().max()) / len(best_N),
+        }
     unseeded = dict.fromkeys((projection.kind, projection.dim) for projection in item.part.projections)
     for kind, dim in unseeded:
         seeds = [projection for projection in item.part.projections if (projection.kind, projection.dim) == (kind, dim)]
@@ -333,20 +349,17 @@ def _shared_lines(found: Record) -> list[str]:
 
 
 def _stability_lines(found: Record) -> list[str]:
+    figures = ("overlap_with_exact", "overlap_between_seeds", "commonest_best_subtask")
     rows = [
-        [
-            item["form"],
-            item["projection"],
-            _number(item["overlap_with_exact"]),
-            _number(item.get("overlap_between_seeds")),
-        ]
+        [item["form"], item["projection"], *(_number(item.get(name)) for name in figures)]
         for item in found["stability"]
     ]
     if not rows:
         return []
     first = found["stability"][0]
-    title = f"Best {first['top']} of {first['rows']} rows at {first['checkpoint']}:"
-    return [title, "", *table(["Γ", "projection", "overlap with the exact", "between seeds"], rows), ""]
+    title = f"Best {first['top']} of {first['rows']} rows at {first['checkpoint']}, against those by the run's exact Γ:"
+    heading = ["Γ", "projection", "overlap with the exact", "between seeds", "rows of the commonest best subtask"]
+    return [title, "", *table(heading, rows), ""]
 
 
 def _number(value: float | None) -> str:
