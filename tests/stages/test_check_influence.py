@@ -51,7 +51,8 @@ def test_every_experiment_is_reported(checked: Path) -> None:
     forms = {item["form"] for item in target["agreement"]}
     assert {"reference", "adamw", "sgd", "sign", "step", "reference-without-momentum"} <= forms
     projections = {item["projection"] for item in target["projected"]}
-    assert projections == {"exact", "sketch/16/0", "rademacher/16/0"}
+    assert projections == {"exact", "sketch/16/0", "rademacher/16/0", "sketch/64/0"}  # the last is the run's own
+    assert {item["projection"] for item in target["checkpoints"]} == {"exact", "sketch/64/0"}
     assert {item["projection"] for item in target["stability"]} == {"exact", "sketch/16", "rademacher/16"}
     assert {item["checkpoints"] for item in target["checkpoints"]} == {1, 2}
 

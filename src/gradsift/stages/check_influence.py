@@ -189,17 +189,22 @@ class InfluenceCheck:
     def parts(self, checkpoints: Sequence[Checkpoint]) -> list[Part]:
         """The experiments that the settings ask for. Raises ConfigError for an unknown checkpoint."""
         main, config = self._main(checkpoints), self.config
-        projections = tuple(self._projections())
-        first = tuple(projection for projection in projections if projection.seed == 0)
+        projections, own = tuple(self._projections()), self.own_projection
+        first = tuple(dict.fromkeys((*(item for item in projections if item.seed == 0), *own)))
+        elsewhere = [item for item in checkpoints if item != main and config.checkpoint_draws]
         parts = [Part("single", main, config.draws)]
         parts += [Part("projected", main, config.draws, first)] if first else []
         parts += [Part("stability", main, config.stability_rows, projections)] if config.stability_rows else []
-        elsewhere = [item for item in checkpoints if item != main and config.checkpoint_draws]
-        parts += [Part("single", item, min(config.draws, config.checkpoint_draws)) for item in elsewhere]
-        # A sketch costs next to nothing: these are foretold through the run's own too.
-        own = (self.settings.projection,) if self.settings.projection.kind == "sketch" else ()
+        for item in elsewhere:
+            num_draws = min(config.draws, config.checkpoint_draws)
+            parts += [Part("single", item, num_draws)] + ([Part("projected", item, num_draws, own)] if own else [])
         parts += [Part("batch", main, config.batches, own)] if config.batches else []
         return parts + ([Part("trajectory", main, config.steps, own)] if config.steps else [])
+
+    @property
+    def own_projection(self) -> tuple[ProjectionConfig, ...]:
+        """The run's own projection, where it costs next to nothing: everything is foretold through it too."""
+        return (self.settings.projection,) if self.settings.projection.kind == "sketch" else ()
 
     def _projections(self) -> Iterator[ProjectionConfig]:
         for seed in range(self.config.projection_seeds):

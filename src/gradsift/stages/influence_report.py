@@ -99,6 +99,7 @@ def write_influence_report(check: InfluenceCheck, parts: Sequence[Part], targets
 def report_of(check: InfluenceCheck, measured: Mapping[str, Sequence[Measured]]) -> Record:
     """Everything that is reported, as JSON."""
     any_target = next(iter(measured.values()))
+    singles = _in_order(item for item in any_target if item.part.experiment == "single")
     return {
         "settings": {
             **check.config.model_dump(mode="json"),
@@ -106,7 +107,7 @@ def report_of(check: InfluenceCheck, measured: Mapping[str, Sequence[Measured]])
             "score": check.settings.score.model_dump(),
         },
         "main_checkpoint": any_target[0].part.checkpoint.name,
-        "checkpoints": [_checkpoint(item) for item in _sorted_singles(any_target)],
+        "checkpoints": [_checkpoint(item) for item in singles],
         "targets": {target: _target(check, items) for target, items in measured.items()},
     }
 
@@ -115,6 +116,7 @@ def _target(check: InfluenceCheck, items: Sequence[Measured]) -> Record:
     facts, real = items[0].figures.facts, items[0].drops
     stability = [item for item in items if item.part.experiment == "stability"]
     projected = [item for item in items if item.part.experiment == "projected"]
+    singles = _in_order(item for item in items if item.part.experiment == "single")
     tried = [item for item in items if "drops" in item.figures.tensors]
     return {
         "examples": sum(facts["counts"]),
@@ -122,18 +124,23 @@ def _target(check: InfluenceCheck, items: Sequence[Measured]) -> Record:
         "subtasks": len(facts["subtasks"]),
         "tokens": facts["target_tokens"],
         "agreement": [record for item in tried for record in agreement(item, item.drops)],
-        "projected": [record for item in projected for record in agreement(item, real)],
-        "checkpoints": list(by_checkpoints(_sorted_singles(items), check.settings.adam)),
-        "shared_term": [record for item in _sorted_singles(items) for record in shared_terms(item)],
+        "projected": [record for item in projected[:1] for record in agreement(item, real)],
+        "checkpoints": [
+            *by_checkpoints(singles, singles, EXACT, check.settings.adam),
+            *(
+                record
+                for own in check.own_projection
+                for record in by_checkpoints(singles, _in_order(projected), projection_name(own), check.settings.adam)
+            ),
+        ],
+        "shared_term": [record for item in singles for record in shared_terms(item)],
         "stability": [record for item in stability for record in stabilities(check, item)],
     }
 
 
-def _sorted_singles(items: Iterable[Measured]) -> list[Measured]:
-    """The experiments on single examples, in the order of their checkpoints."""
-    return sorted(
-        (item for item in items if item.part.experiment == "single"), key=lambda item: item.part.checkpoint.step
-    )
+def _in_order(items: Iterable[Measured]) -> list[Measured]:
+    """One experiment at every checkpoint, in the order of the checkpoints."""
+    return sorted(items, key=lambda item: item.part.checkpoint.step)
 
 
 def _checkpoint(item: Measured) -> Record:
@@ -170,21 +177,28 @@ def agreement(item: Measured, drops_NG: np.ndarray) -> Iterable[Record]:
             }
 
 
-def by_checkpoints(singles: Sequence[Measured], form: str) -> Iterable[Record]:
-    """How the scores of the first n checkpoints, and of each alone, agree with the loss drops at all of them summed."""
-    if len(singles) < 2:
+def by_checkpoints(
+    singles: Sequence[Measured], predicted: Sequence[Measured], projection: str, form: str
+) -> Iterable[Record]:
+    """How the scores of the first n checkpoints, and of each alone, agree with the loss drops at all of them summed.
+
+    `singles` has the drops, `predicted` the products under that projection, both in the order of the checkpoints.
+    """
+    if len(singles) < 2 or len(predicted) < len(singles):
         return
     count = min(item.part.draws for item in singles)
     real_N = np.sum([item.mean_drops[:count] for item in singles], axis=0)
     for name in dict.fromkeys((form, "reference", "adamw", "sgd")):
         for measure in MEASURES:
             weighted = [
-                item.part.checkpoint.learning_rate * item.whole(item.products(name).measure(measure))[:count]
-                for item in singles
+                item.part.checkpoint.learning_rate
+                * item.whole(item.products(name, projection).measure(measure))[:count]
+                for item in predicted
             ]
             for used in range(1, len(singles) + 1):
                 yield {
                     "form": name,
+                    "projection": projection,
                     "measure": measure,
                     "checkpoints": used,
                     "draws": count,
@@ -321,6 +335,7 @@ def _number_lines(found: Record) -> list[str]:
     rows = [
         [
             item["form"],
+            item["projection"],
             item["measure"],
             str(item["checkpoints"]),
             *(_number(item[f"pearson_of_{which}"]) for which in ("first", "last", "that_alone")),
@@ -329,7 +344,7 @@ def _number_lines(found: Record) -> list[str]:
     ]
     if not rows:
         return []
-    heading = ["Γ", "measure", "n", "first n checkpoints", "last n", "checkpoint n alone"]
+    heading = ["Γ", "projection", "measure", "n", "first n checkpoints", "last n", "checkpoint n alone"]
     return ["Pearson with the loss drops at all checkpoints, summed:", "", *table(heading, rows), ""]
 
 
