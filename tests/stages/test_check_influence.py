@@ -197,6 +197,16 @@ def test_an_unknown_checkpoint_is_one_line(checked: Path, capsys: pytest.Capture
     assert "check.checkpoint: there is no checkpoint-7; did you mean 'checkpoint-" in capsys.readouterr().err
 
 
+def test_too_little_memory_for_the_targets_gradients_is_one_line(
+    checked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gradsift.stages.check_influence.free_memory", lambda device: 1000)
+
+    assert gradsift("check", checked / "config.yaml", "--influence", "check.batches=3") == 2
+
+    assert "set check.per_subtask=false" in capsys.readouterr().err
+
+
 def test_the_checks_defaults_stand_in_its_section(tmp_path: Path, tiny_model_folder: Path) -> None:
     config = load_config(tiny_run(tmp_path, tiny_model_folder))
 
