@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradsift.errors import UserError
+from gradsift.errors import ConfigError, UserError
 
 STAGES = ("encode", "warmup", "features", "score", "select", "train", "evaluate")
 STAGE_HELP = {
@@ -104,6 +104,15 @@ def _parser() -> argparse.ArgumentParser:
         commands, "compare", "methods × targets × seeds, each trained and evaluated; finished cells are skipped"
     )
     compare.set_defaults(command=_compare)
+    check = _config_command(
+        commands, "check", "measure the method on your own model, pool and targets; --influence is needed for now"
+    )
+    check.add_argument(
+        "--influence",
+        action="store_true",
+        help="real optimizer steps against predicted influence: correlations, projections, checkpoints, epsilon",
+    )
+    check.set_defaults(command=_check)
     demo = commands.add_parser("demo", help="the method against its rivals, on a small model and pool, without network")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything it makes")
     demo.add_argument(
@@ -168,6 +177,16 @@ def _compare(options: argparse.Namespace) -> int:
     from gradsift.config import load_config
 
     print(compare(load_config(options.config, options.overrides)))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    if not options.influence:
+        raise ConfigError("check: say what: --influence measures the method; the dry run without it isn't there yet")
+    from gradsift.config import load_config
+    from gradsift.pipeline import check_influence
+
+    print(check_influence(load_config(options.config, options.overrides)))
     return 0
 
 

@@ -21,6 +21,7 @@ from gradsift.runfolder import RunFolder
 from gradsift.scoring import ScoreConfig
 from gradsift.selecting import SelectConfig
 from gradsift.source_settings import SourceConfig
+from gradsift.stages.check_influence import CheckConfig
 from gradsift.stages.collect import ExecutorConfig, FeaturesConfig
 from gradsift.stages.encode import TargetConfig
 from gradsift.stages.evaluate import EvaluateConfig
@@ -54,6 +55,7 @@ class RunConfig(BaseModel):
     evaluate: EvaluateConfig = EvaluateConfig()
     compare: CompareConfig = CompareConfig()
     executor: ExecutorConfig = ExecutorConfig()
+    check: CheckConfig = CheckConfig()
 
     @property
     def run(self) -> RunFolder:

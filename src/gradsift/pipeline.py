@@ -18,10 +18,12 @@ from gradsift.errors import RunFolderError
 from gradsift.runtime import locked
 from gradsift.scoring import checkpoint_weights
 from gradsift.stages.baseline import BaselineStage, score_by_number
+from gradsift.stages.check_influence import InfluenceCheck, InfluenceSettings
 from gradsift.stages.collect import FeaturesStage
 from gradsift.stages.embed import EmbeddingStage
 from gradsift.stages.encode import EncodeStage
 from gradsift.stages.evaluate import EvaluateStage
+from gradsift.stages.influence_report import write_influence_report
 from gradsift.stages.makers import Origin, SoleOrigin
 from gradsift.stages.score import score
 from gradsift.stages.select import SelectStage
@@ -44,8 +46,11 @@ def encode_stage(config: RunConfig) -> None:
 
 def warmup_stage(config: RunConfig) -> None:
     """LoRA checkpoints of a short training, or the user's own; a baseline needs none."""
-    if config.select.method != "less":
-        return
+    if config.select.method == "less":
+        _require_warmup(config)
+
+
+def _require_warmup(config: RunConfig) -> None:
     if config.warmup.checkpoints is None and not finished_warmup(config.run):
         warmup(config.run, config.model, config.warmup, config.seed)
 
@@ -153,6 +158,22 @@ def run(config: RunConfig, until: str = "evaluate", only: str | None = None) -> 
             STAGES[name](config)
             seconds[name] = time.monotonic() - start
     return summary(config.run, [target.name for target in config.targets], config.select, seconds)
+
+
+def check_influence(config: RunConfig) -> str:
+    """Measure the method itself on this run's model, pool and targets; the tables of what was found."""
+    settings = InfluenceSettings(
+        config.features.adam, config.features.projection, config.score, config.warmup.max_grad_norm
+    )
+    stage = InfluenceCheck(config.run, config.model, config.check, settings)
+    with locked(config.run.path):
+        keep_config(config)
+        _write_environment(config)
+        encode_stage(config)
+        _require_warmup(config)
+        checkpoints = checkpoints_of(config)
+        parts = stage.measure(checkpoints, [target.name for target in config.targets])
+        return write_influence_report(stage, parts, [target.name for target in config.targets])
 
 
 def _write_environment(config: RunConfig) -> None:

@@ -68,3 +68,8 @@ class RunFolder:
     def evaluation(self, target: str, method: str = "less") -> Path:
         """The metrics of the model trained for a target; its predictions stand in the folder of the same name."""
         return self.evaluations / target / f"{method}.json"
+
+    @property
+    def influence_check(self) -> Path:
+        """What was measured of the method itself, on this run's model, pool and targets."""
+        return self.path / "checks" / "influence"
