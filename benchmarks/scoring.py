@@ -172,7 +172,7 @@ def select(options: argparse.Namespace) -> None:
 
         def chosen() -> None:
             config = SelectConfig(fraction=0.05)
-            positions = choose(ranking(rows, config.strategy), rows, config).rows.tolist()
+            positions = choose(ranking(rows, config.order), rows, config).rows.tolist()
             lines = selected_lines(SourceConfig(name="pool", path=str(pool)), positions)
             (Path(folder) / "chosen.jsonl").write_bytes(b"\n".join(lines[row] for row in positions))
 
