@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -60,3 +61,18 @@ def test_torch_has_its_threads_again_afterwards() -> None:
         inside = list(threads.in_order(lambda _: torch.get_num_threads(), range(3)))
     assert inside == [1, 1, 1]
     assert torch.get_num_threads() == before
+
+
+def test_a_folder_that_is_held_can_be_waited_for(tmp_path: Path) -> None:
+    entered = threading.Event()
+
+    def wait() -> None:
+        with locked(tmp_path, wait=True):
+            entered.set()
+
+    with locked(tmp_path):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert not entered.wait(0.2)
+    waiting.join(10)
+    assert entered.is_set()
