@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +24,8 @@ from gradsift.influence import (
     top_rows,
 )
 from gradsift.scoring import combined
-from gradsift.stages.check_influence import EXACT, STEP, Figures, InfluenceCheck, Part, projection_name, read_figures
-
-logger = logging.getLogger(__name__)
+from gradsift.stages.check_influence import InfluenceCheck, read_figures
+from gradsift.stages.influence_experiments import EXACT, STEP, Figures, Part, projection_name
 
 TOP_FRACTION = 0.05
 Record = dict[str, Any]
