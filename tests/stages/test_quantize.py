@@ -48,13 +48,14 @@ def test_rows_are_those_of_the_source_quantised(tmp_path: Path, original: Featur
 
 def test_going_on_makes_the_missing_shards_alone(tmp_path: Path, original: FeatureStore) -> None:
     small = tmp_path / "small"
-    before = quantize(original, 8, small).manifest
+    before = stacked(quantize(original, 8, small).shards())
     writer = StoreWriter(tmp_path / "small", {**MEANING, "dtype": "int8"}, KEYS, 4)
     (small / "manifest.json").unlink()
     writer.open()
     (small / "shard-00001.safetensors").unlink()
     kept = (small / "shard-00000.safetensors").stat().st_mtime_ns
-    assert quantize(original, 8, small).manifest == before
+    again = stacked(quantize(original, 8, small).shards())  # the order in a header, and so its bytes, may differ
+    assert (again.ids, again.features_RK.tolist()) == (before.ids, before.features_RK.tolist())
     assert (small / "shard-00000.safetensors").stat().st_mtime_ns == kept
 
 

@@ -127,7 +127,7 @@ def _draw_scores(selections: _Selections, axis: Axes, target: str) -> None:
         least = (selections.threshold(target, method) - scores.mean()) / scale
         (drawn,) = axis.plot(*_density((scores - scores.mean()) / scale), label=method)
         axis.axvline(least, color=drawn.get_color(), linestyle=":", linewidth=1)
-    axis.set_xlabel("score, standard deviations from the mean; dotted: the least that is chosen")
+    axis.set_xlabel("score, in sd from the mean; dotted: least chosen")
     axis.set_ylabel("share of the pool's rows")
     axis.set_yscale("log")
     axis.legend(fontsize="small")

@@ -39,6 +39,11 @@ from gradsift.stages.select import read_selection
 logger = logging.getLogger(__name__)
 
 SHARED_FOLDERS = ("pool", "targets")
+DECISIVE = {
+    *("seed", "model", "pool", "targets", "encoding", "warmup"),
+    *("features", "baselines", "score", "select", "train", "evaluate"),
+}
+"""Sections that decide a cell."""
 SEEDLESS = (*REPRESENTATIONS, EMBEDDING)
 """Methods whose features no seed changes."""
 
@@ -84,8 +89,7 @@ def _is_done(config: RunConfig, cell: Cell) -> bool:
 
 def _inputs(config: RunConfig, cell: Cell) -> str:
     """What decides a cell, as far as the config says it; a changed pool is refused when it is encoded."""
-    made_with = cell_config(config, cell).model_dump(mode="json", exclude={"run_dir", "compare", "executor"})
-    return fingerprint(made_with)
+    return fingerprint(cell_config(config, cell).model_dump(mode="json", include=DECISIVE))
 
 
 def _do(config: RunConfig, cell: Cell) -> None:
