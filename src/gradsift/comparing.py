@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from gradsift.selecting import known_method, known_strategy
+from gradsift.selecting import MethodName, StrategyName
 
 
 class ArmConfig(BaseModel):
@@ -15,8 +15,8 @@ class ArmConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: str
-    strategy: str | None = None
+    method: MethodName
+    strategy: StrategyName | None = None
     """None: select.strategy, else the method's own."""
     epochs: int | None = Field(None, ge=1)
     """Of the training; None: train.epochs. The full pool is large: fewer may do."""
@@ -25,16 +25,6 @@ class ArmConfig(BaseModel):
     def label(self) -> str:
         """What tables and files call it."""
         return self.method if self.strategy is None else f"{self.method}-{self.strategy}"
-
-    @field_validator("method")
-    @classmethod
-    def _known_method(cls, name: str) -> str:
-        return known_method(name)
-
-    @field_validator("strategy")
-    @classmethod
-    def _known_strategy(cls, name: str | None) -> str | None:
-        return name if name is None else known_strategy(name)
 
 
 class CompareConfig(BaseModel):

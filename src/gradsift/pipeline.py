@@ -150,7 +150,7 @@ def run(config: RunConfig, until: str = "evaluate", only: str | None = None) -> 
     seconds: dict[str, float] = {}
     with locked(config.run.path):
         keep_config(config)
-        _write_environment(config)
+        write_environment(config)
         if "evaluate" in wanted:
             evaluation_of(config).require_inputs(config.targets)
         for name in dict.fromkeys(wanted):
@@ -168,7 +168,7 @@ def check_influence(config: RunConfig) -> str:
     stage = InfluenceCheck(config.run, config.model, config.check, settings)
     with locked(config.run.path):
         keep_config(config)
-        _write_environment(config)
+        write_environment(config)
         encode_stage(config)
         _require_warmup(config)
         checkpoints = checkpoints_of(config)
@@ -176,7 +176,8 @@ def check_influence(config: RunConfig) -> str:
         return write_influence_report(stage, parts, [target.name for target in config.targets])
 
 
-def _write_environment(config: RunConfig) -> None:
+def write_environment(config: RunConfig) -> None:
+    """Write versions, machine, seed and command into the run folder."""
     facts = {
         "gradsift": __version__,
         "python": platform.python_version(),

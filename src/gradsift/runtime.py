@@ -178,7 +178,7 @@ def share_threads(num_processes: int) -> None:
 
 
 class Threads:
-    """Threads that compute side by side, each with one core."""
+    """Threads that compute side by side."""
 
     def __init__(self, count: int, pool: ThreadPoolExecutor) -> None:
         self.count, self._pool = count, pool
@@ -199,8 +199,9 @@ class Threads:
 
 
 @contextlib.contextmanager
-def compute_threads() -> Iterator[Threads]:
-    """As many threads as torch would use for one product (OMP_NUM_THREADS, else the cores).
+def compute_threads(per_core: int = 1) -> Iterator[Threads]:
+    """As many threads as torch would use for one product (OMP_NUM_THREADS, else the cores), times `per_core`: more
+    than one where threads wait for a disk.
 
     Each runs torch on one thread, so that what it computes doesn't depend on how many there are. So does the
     calling thread meanwhile: torch's own threads wait by spinning, on the cores that these need.
@@ -210,7 +211,7 @@ def compute_threads() -> Iterator[Threads]:
     count = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(count, "compute", torch.set_num_threads, (1,)) as pool:
-            yield Threads(count, pool)
+        with ThreadPoolExecutor(count * per_core, "compute", torch.set_num_threads, (1,)) as pool:
+            yield Threads(count * per_core, pool)
     finally:
         torch.set_num_threads(count)

@@ -6,12 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from gradsift.baselines import methods, own_strategy
 from gradsift.duplicates import Deduplication
@@ -19,17 +20,28 @@ from gradsift.errors import nearest
 from gradsift.strategies import STRATEGIES, Candidates
 
 
+def _known(name: str, names: Sequence[str]) -> str:
+    if name not in names:
+        raise ValueError(f"there is none of that name{nearest(name, names)}")
+    return name
+
+
+MethodName = Annotated[str, AfterValidator(lambda name: _known(name, methods()))]
+"""`less`, or a baseline's name; others are refused with the nearest."""
+StrategyName = Annotated[str, AfterValidator(lambda name: _known(name, tuple(STRATEGIES)))]
+
+
 class SelectConfig(BaseModel):
     """How many rows to choose, and how. One of `fraction`, `count` and `tokens`; without any, 5 %."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: str = "less"
+    method: MethodName = "less"
     """What scores the rows: `less`, or a baseline's name; `full` takes every row, whatever the budget."""
     name: str | None = Field(None, pattern=r"^\w[\w.+-]*$")
     """What the selection, its model and its evaluation are called; None: the method. So that one run folder holds
     several selections of one method."""
-    strategy: str | None = None
+    strategy: StrategyName | None = None
     """A name of STRATEGIES; None: the method's own, `top` but for `rds+`."""
     fraction: float | None = Field(None, gt=0, le=1)
     """Of the rows read from the pool."""
@@ -52,16 +64,6 @@ class SelectConfig(BaseModel):
         """The file name of what is made with these settings."""
         return self.name or self.method
 
-    @field_validator("method")
-    @classmethod
-    def _known_method(cls, name: str) -> str:
-        return known_method(name)
-
-    @field_validator("strategy")
-    @classmethod
-    def _known_strategy(cls, name: str | None) -> str | None:
-        return None if name is None else known_strategy(name)
-
     @field_validator("per_source_max")
     @classmethod
     def _share_or_rows(cls, most: float | int | None) -> float | int | None:
@@ -82,22 +84,6 @@ class SelectConfig(BaseModel):
 
 
 DEFAULT_FRACTION = 0.05
-
-
-def known_method(name: str) -> str:
-    """The name; raises ValueError, with the nearest one, where nothing scores rows by it."""
-    return _known(name, methods())
-
-
-def known_strategy(name: str) -> str:
-    """The name; raises ValueError, with the nearest one, where it is no strategy."""
-    return _known(name, tuple(STRATEGIES))
-
-
-def _known(name: str, names: Sequence[str]) -> str:
-    if name not in names:
-        raise ValueError(f"there is none of that name{nearest(name, names)}")
-    return name
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
-from runs import conversation, gradsift, tiny_run, write_jsonl
 
 from gradsift.artifact import read_json
+from runs import conversation, gradsift, tiny_run, write_jsonl
 
 METHODS = ["less", "random", "rds", "full"]
 
@@ -36,10 +37,11 @@ def comparison(compared: Path) -> Path:
 
 
 def test_every_method_has_its_loss_in_the_table(compared: Path) -> None:
-    text = (comparison(compared) / "comparison.md").read_text()
+    lines = (comparison(compared) / "comparison.md").read_text().splitlines()
     for label in ("base", "less-25pct", "random-25pct", "rds-25pct", "full"):
-        assert f"| {label} | " in text
-    assert text.count("| – | – |") <= 3
+        row = next(line for line in lines if line.startswith(f"| {label} "))
+        over_seeds = "" if label == "base" else r" \(\d\.\d{3}\)"
+        assert re.match(rf"\| {label} +\| \d\.\d{{3}}{over_seeds} ", row)
 
 
 def test_a_record_says_figures_and_costs(compared: Path) -> None:
@@ -75,6 +77,17 @@ def test_features_that_no_seed_changes_are_made_once(compared: Path) -> None:
     assert {store.resolve() for store in stores} == {(compared / "run" / "features" / "pool" / "rds").resolve()}
     records = [read_json(comparison(compared) / "cells" / f"seed-{s}" / "sums" / "rds-25pct.json") for s in (0, 1)]
     assert records[0]["selection"]["flops"] == records[1]["selection"]["flops"] > 0
+
+
+def test_targets_without_held_out_items_are_selected_and_trained_for(tmp_path: Path, tiny_model_folder: Path) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder, compare={"methods": ["random", "length"], "seeds": [0]})
+    assert gradsift("compare", config) == 0
+    rows = (tmp_path / "run" / "comparison" / "comparison.md").read_text().splitlines()
+    assert any(re.match(r"\| length +\| – +\| – +\| – +\| 6 ", row) for row in rows)
+
+
+def test_the_environment_is_kept(compared: Path) -> None:
+    assert "torch" in read_json(compared / "run" / "environment.json")["versions"]
 
 
 def test_plots_are_drawn(compared: Path) -> None:

@@ -55,7 +55,7 @@ class PassCost:
     """Operations for one token."""
 
     num_weights: int
-    """P: of the model's linears, the head included."""
+    """P: of the model's matrices, the head included."""
     num_adapter: int = 0
     """A."""
 
@@ -76,7 +76,7 @@ class PassCost:
 
 
 def num_weights(config: ModelConfig) -> int:
-    """P of a model, from its config alone: two-dimensional weights, of the embeddings only the head."""
+    """P of a model, from its config alone: its matrices, but of the embeddings the head alone."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -85,8 +85,9 @@ def num_weights(config: ModelConfig) -> int:
     )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(described, trust_remote_code=config.trust_remote_code)
-    linears = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
-    return sum(linear.weight.numel() for linear in linears)
+    multiplied = (module for module in model.modules() if not isinstance(module, torch.nn.Embedding))
+    weights = (weight for module in multiplied for weight in module.parameters(recurse=False))
+    return sum(weight.numel() for weight in weights if weight.ndim == 2)
 
 
 def less_flops(config: RunConfig) -> float:

@@ -61,7 +61,9 @@ class Outcome:
 
     @cached_property
     def items(self) -> dict[str, Mapping[str, Any]]:
-        """The held-out items by id, as predictions.jsonl says them."""
+        """The held-out items by id, as predictions.jsonl says them; none where nothing is held out."""
+        if not self.predictions_path.is_file():
+            return {}
         with self.predictions_path.open(encoding="utf-8") as file:
             return {row["id"]: row for row in map(json.loads, file)}
 
@@ -100,10 +102,11 @@ def bootstrapped(differences_SQ: npt.NDArray[np.float64], weights_Q: npt.NDArray
     """Mean over S seeds of the sum over Q items by the sum of the items' weights; 2,000 resamples, seeded."""
     num_seeds, num_items = differences_SQ.shape
     generator = np.random.default_rng(0)
-    items_RQ = generator.multinomial(num_items, np.full(num_items, 1 / num_items), size=RESAMPLES)
     seeds_RS = generator.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=RESAMPLES)
-    sums_RS = items_RQ @ differences_SQ.T
-    means_R = (sums_RS * seeds_RS).sum(axis=1) / num_seeds / (items_RQ @ weights_Q)
+    means_R = np.empty(RESAMPLES)
+    for resample, seeds_S in enumerate(seeds_RS):  # one at a time: all of them at once are gigabytes
+        items_Q = np.bincount(generator.integers(num_items, size=num_items), minlength=num_items)
+        means_R[resample] = seeds_S @ (differences_SQ @ items_Q) / num_seeds / (weights_Q @ items_Q)
     low, high = np.percentile(means_R, INTERVAL)
     return Difference(float(differences_SQ.sum() / num_seeds / weights_Q.sum()), float(low), float(high))
 

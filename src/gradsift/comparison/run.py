@@ -31,6 +31,7 @@ from gradsift.pipeline import (
     select_stage,
     train_stage,
     warmup_stage,
+    write_environment,
 )
 from gradsift.runtime import duration, locked
 from gradsift.stages.evaluate import PREDICTIONS_FILE
@@ -52,24 +53,26 @@ def compare(config: RunConfig) -> str:
     """Make what is missing; the table as text, and where everything stands."""
     with locked(config.run.path, wait=True):
         keep_config(config)
+        write_environment(config)
         evaluation_of(config).require_inputs(config.targets)
         encode_stage(config)
-    planned = list(cells(config))
-    left = [cell for cell in planned if not _is_done(config, cell)]
-    logger.info("compare: %d of %d cells are done", len(planned) - len(left), len(planned))
+    planned, outcomes = list(cells(config)), finished(config)
+    left = [cell for cell in planned if cell not in outcomes]
+    logger.info("compare: %d of %d cells are done", len(outcomes), len(planned))
     start = time.monotonic()
     for count, cell in enumerate(left, start=1):
         _do(config, cell)
-        write_table(config, finished(config))
+        outcomes[cell] = _outcome(config, cell)
+        write_table(config, {cell: outcomes[cell] for cell in planned if cell in outcomes})
         rest = (time.monotonic() - start) / count * (len(left) - count)
         logger.info("compare: %d of %d cells, about %s left", count, len(left), duration(rest))
-    outcomes = finished(config)
+    outcomes = {cell: outcomes[cell] for cell in planned}
     draw(config, outcomes)
     return write_table(config, outcomes)
 
 
 def finished(config: RunConfig) -> dict[Cell, Outcome]:
-    """The config's cells that are done, also those that other processes made."""
+    """The config's cells that are done."""
     return {cell: _outcome(config, cell) for cell in cells(config) if _is_done(config, cell)}
 
 

@@ -17,6 +17,7 @@ from gradsift.comparison.outcomes import (
 )
 from gradsift.comparison.plan import Cell, comparison_folder, models
 from gradsift.config import RunConfig
+from gradsift.markdown import table
 from gradsift.runtime import duration
 from gradsift.stages.evaluate import BASE
 
@@ -91,7 +92,7 @@ def _overview(columns: Sequence[_Column], labels: Sequence[str]) -> list[str]:
         for column in columns:
             cells += [_loss(column.of(label)), _metric(column.of(label))]
         rows.append(cells)
-    return _table(heading, rows)
+    return table(heading, rows)
 
 
 def _details(column: _Column) -> list[str]:
@@ -108,7 +109,7 @@ def _details(column: _Column) -> list[str]:
         "FLOPs",
         "seeds",
     ]
-    return _table(heading, [_detail(column, label) for label in column.outcomes if label != BASE])
+    return table(heading, [_detail(column, label) for label in column.outcomes if label != BASE])
 
 
 def _detail(column: _Column, label: str) -> list[str]:
@@ -170,7 +171,3 @@ def _difference(found: Difference | None, digits: int, scale: float = 1) -> str:
 def _mean(values: object) -> str:
     found = spread(list(values))  # type: ignore[call-overload]
     return "–" if found is None else f"{found.mean:,.0f}"
-
-
-def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (heading, ["---"] * len(heading), *rows)]

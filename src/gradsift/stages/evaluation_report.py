@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gradsift.artifact import atomic_open, read_json
+from gradsift.markdown import table
 
 REPORT_FILE = "report.md"
 HARNESS_PATTERN = "*/*/harness.json"
@@ -40,10 +41,10 @@ def _section(target: str, methods: Mapping[str, Metrics]) -> list[str]:
     averaged_over = next(iter(methods.values()))["averaged_over"]
     heading = ["method", *names, "answer loss", "questions", "lost shots", "cut"]
     rows = [[method, *_values(metrics, names), *_counts(metrics)] for method, metrics in methods.items()]
-    lines = [f"## {target}", "", f"Means over {averaged_over}.", "", *_table(heading, rows), ""]
+    lines = [f"## {target}", "", f"Means over {averaged_over}.", "", *table(heading, rows), ""]
     subtasks = sorted({name for metrics in methods.values() for name in metrics["subtasks"]})
     if len(subtasks) > 1:
-        lines += [*_table(["subtask", *methods], [_subtask_row(name, methods) for name in subtasks]), ""]
+        lines += [*table(["subtask", *methods], [_subtask_row(name, methods) for name in subtasks]), ""]
     return lines
 
 
@@ -85,9 +86,4 @@ def _harness_lines(folder: Path) -> list[str]:
                     rows.append([path.parent.parent.name, path.parent.name, task, name, f"{value:.4f}"])
     if not rows:
         return []
-    return ["## lm-evaluation-harness", "", *_table(["target", "method", "task", "metric", "value"], rows), ""]
-
-
-def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    divider = ["---"] * len(heading)
-    return [f"| {' | '.join(cells)} |" for cells in (heading, divider, *rows)]
+    return ["## lm-evaluation-harness", "", *table(["target", "method", "task", "metric", "value"], rows), ""]

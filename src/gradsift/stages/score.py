@@ -35,6 +35,9 @@ from gradsift.store import FeatureStore, require_joinable, stacked
 
 logger = logging.getLogger(__name__)
 
+THREADS_PER_CORE = 3
+"""While one waits for the disk, others compute."""
+
 
 @dataclass(frozen=True)
 class TargetSide:
@@ -97,7 +100,10 @@ def pool_influences(
     """Inf(z, j) of every target, float32 [N, G] each, from one pass over the pool's stores."""
     sizes = [len(side.subtasks) for side in sides]
     total_NG = torch.zeros(pools[0].num_rows, sum(sizes))
-    with Progress("score", sum(pool.num_rows for pool in pools)) as progress, compute_threads() as threads:
+    with (
+        Progress("score", sum(pool.num_rows for pool in pools)) as progress,
+        compute_threads(THREADS_PER_CORE) as threads,
+    ):
         for index, (pool, weight) in enumerate(zip(pools, weights, strict=True)):
             directions_GK = torch.cat([side.directions[index] for side in sides])
             start = 0
