@@ -36,8 +36,8 @@ def test_run_goes_from_the_pool_to_the_metrics(
     lines = (run / "evaluation" / "sums" / "less" / "predictions.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["h0", "h1", "h2", "h3", "h4"]
     report = (run / "evaluation" / "report.md").read_text()
-    assert "| less |" in report
-    assert "| base |" in report
+    assert "| less   |" in report
+    assert "| base   |" in report
     assert "on 5 held-out questions" in capsys.readouterr().out
 
 

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+from runs import conversation, gradsift, tiny_run, write_jsonl
 
 from gradsift.artifact import read_json
-from runs import conversation, gradsift, tiny_run, write_jsonl
 
 METHODS = ["less", "random", "rds", "full"]
 
