@@ -224,3 +224,17 @@ def test_rows_set_aside_are_listed(config: Path, tmp_path: Path, capsys: pytest.
     aside = [json.loads(line) for line in (tmp_path / "run" / "pool" / "set_aside.jsonl").read_text().splitlines()]
     assert [row["id"] for row in aside] == ["silent"]
     assert "25 rows read, 1 set aside" in capsys.readouterr().out
+
+
+def test_target_examples_that_lose_their_beginning_are_named(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examples = [
+        conversation("long", "How much is one and one? " * 80, "Two.", kind="sums"),
+        conversation("short", "Hello?", "Hi.", kind="sums"),
+    ]
+    write_jsonl(tmp_path / "target.jsonl", examples)
+    assert gradsift("encode", config) == 0
+    printed = capsys.readouterr().out
+    assert "2 examples of 1 subtask" in printed
+    assert "1 too long, without their beginning: long" in printed

@@ -48,6 +48,11 @@ def test_set_aside_rows_are_listed_and_counted(corpus: Corpus) -> None:
     )
 
 
+def test_rows_without_their_beginning_are_named(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "a", [row(1), replace(row(2), lost_beginning=True)], {})
+    assert corpus.manifest["lost_beginning"] == ["id-2"]
+
+
 def test_fingerprint_follows_the_labels(tmp_path: Path) -> None:
     first = write_corpus(tmp_path / "a", [row(1)], {})
     same = write_corpus(tmp_path / "b", [row(1)], {})

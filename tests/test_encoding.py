@@ -104,6 +104,43 @@ def test_rows_without_a_supervised_token_are_set_aside(tokenizer: Any, messages:
     assert results[0].reason.startswith(reason)
 
 
+@pytest.mark.parametrize("answer", ["yes", "a long answer " * 30], ids=["short answer", "long answer"])
+def test_a_kept_answer_costs_the_beginning(tokenizer: Any, answer: str) -> None:
+    example = Example("x", chat("a long question " * 30, answer), "p")
+    encoder = Encoder(tokenizer, EncodingConfig(template="tulu", max_length=32))
+    whole = Encoder(tokenizer, EncodingConfig(template="tulu")).encode([example])[0]
+    (row,) = encoder.encode([example], keep_answers=True)
+    assert isinstance(whole, EncodedRow)
+    assert isinstance(row, EncodedRow)
+    assert (row.num_tokens, row.lost_beginning, row.input_ids[0]) == (32, True, tokenizer.bos_token_id)
+    supervised = whole.input_ids[whole.labels != IGNORED]
+    kept = row.labels[row.labels != IGNORED]
+    assert list(kept) == list(supervised[: len(kept)])
+    assert len(kept) == min(len(supervised), 30)  # besides the first token and one of the prompt
+    tail = list(row.input_ids[1 : 32 - len(kept)])
+    end = list(whole.labels).index(supervised[0])
+    assert tail == list(whole.input_ids[end - len(tail) : end])
+
+
+def test_a_row_that_fits_is_the_same_with_kept_answers(tokenizer: Any) -> None:
+    example = Example("x", chat("Hi", "a long answer " * 20), "p")
+    encoder = Encoder(tokenizer, EncodingConfig(template="tulu", max_length=40))
+    (row,), (kept,) = encoder.encode([example]), encoder.encode([example], keep_answers=True)
+    assert isinstance(row, EncodedRow)
+    assert isinstance(kept, EncodedRow)
+    assert (list(kept.input_ids), list(kept.labels), kept.lost_beginning) == (
+        list(row.input_ids),
+        list(row.labels),
+        False,
+    )
+
+
+def test_an_answer_without_room_is_set_aside(tokenizer: Any) -> None:
+    example = Example("x", chat("a long question", "yes"), "p")
+    (row,) = Encoder(tokenizer, EncodingConfig(template="tulu", max_length=2)).encode([example], keep_answers=True)
+    assert isinstance(row, SetAside)
+
+
 def test_set_aside_rows_keep_the_order_of_the_others(tokenizer: Any) -> None:
     examples = [Example(str(index), chat("Hi", answer), "p") for index, answer in enumerate(["one", "", "three"])]
     results = Encoder(tokenizer, EncodingConfig(template="tulu")).encode(examples)

@@ -115,6 +115,7 @@ class _Writer:
         self.set_aside: list[dict[str, Any]] = []
         self._num_read = self._num_rows = self._num_tokens = 0
         self._per_source: dict[str, dict[str, int]] = {}
+        self._lost_beginning: list[str] = []
         self._digest = hashlib.sha256()
 
     def tables(self, results: Iterable[EncodedRow | SetAside]) -> Iterator[pa.Table]:
@@ -140,6 +141,8 @@ class _Writer:
     def _record(self, result: EncodedRow) -> dict[str, Any]:
         self._num_rows += 1
         self._num_tokens += result.num_tokens
+        if result.lost_beginning:
+            self._lost_beginning.append(result.id)
         identity = json.dumps([result.source, result.id, result.subtask])
         self._digest.update(identity.encode() + result.input_ids.tobytes() + result.labels.tobytes())
         return {
@@ -163,6 +166,7 @@ class _Writer:
             "num_rows": self._num_rows,
             "num_tokens": self._num_tokens,
             "set_aside": reasons,
+            "lost_beginning": self._lost_beginning,
             "per_source": self._per_source,
             "fingerprint": self._digest.hexdigest()[:32],
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,8 @@ class EncodedRow:
     subtask: str | None
     input_ids: npt.NDArray[np.int32]
     labels: npt.NDArray[np.int32]
+    lost_beginning: bool = False
+    """Whether the beginning was cut, so that the last answer fits; not kept in a corpus."""
 
     @property
     def num_tokens(self) -> int:
@@ -210,8 +212,12 @@ class Encoder:
         bos = self.tokenizer.bos_token_id
         return bos is not None and self.tokenizer("").input_ids[:1] == [bos]
 
-    def encode(self, examples: Sequence[Example]) -> list[EncodedRow | SetAside]:
-        """One result an example, in order."""
+    def encode(self, examples: Sequence[Example], keep_answers: bool = False) -> list[EncodedRow | SetAside]:
+        """One result an example, in order.
+
+        A row longer than `max_length` loses its end. One of which no answer would be left is set aside, or with
+        `keep_answers` loses its beginning instead, as a question does that is too long to be asked.
+        """
         results: list[EncodedRow | SetAside | None] = []
         rendered: list[tuple[int, str, list[Span]]] = []
         for index, example in enumerate(examples):
@@ -221,7 +227,11 @@ class Encoder:
                 rendered.append((index, *outcome))
         texts = [text for _, text, _ in rendered]
         for (index, _, spans), (ids, offsets) in zip(rendered, self.tokenized(texts), strict=True):
-            results[index] = self._encoded(examples[index], ids, offsets, spans)
+            row = self._encoded(examples[index], ids, offsets, spans)
+            if row is None and keep_answers:
+                row = self._encoded(examples[index], *self._without_beginning(ids, offsets, spans[-1]), spans)
+                row = row and replace(row, lost_beginning=True)
+            results[index] = row or self._without_answer(examples[index])
         return [result for result in results if result is not None]
 
     def render(self, example: Example) -> tuple[str, list[Span]] | SetAside:
@@ -271,17 +281,41 @@ class Encoder:
         text = query + example.messages[-1]["content"]
         return text, [(len(query), len(text))]
 
-    def _encoded(
-        self, example: Example, ids: list[int], offsets: list[Span], spans: list[Span]
-    ) -> EncodedRow | SetAside:
+    def _encoded(self, example: Example, ids: list[int], offsets: list[Span], spans: list[Span]) -> EncodedRow | None:
+        """The row without what is too long of its end; None where no answer is left."""
         input_ids = np.asarray(ids[: self.max_length], dtype=np.int32)
         supervised = supervised_tokens(offsets[: self.max_length], spans)
         labels = np.where(supervised, input_ids, np.int32(IGNORED)).astype(np.int32)
         row = EncodedRow(example.id, example.source, example.row, example.subtask, input_ids, labels)
-        if row.num_supervised == 0:
-            reason = f"no assistant text within {self.max_length} tokens (encoding.max_length)"
-            return SetAside(example.id, example.source, example.row, reason)
-        return row
+        return row if row.num_supervised else None
+
+    def _without_beginning(self, ids: list[int], offsets: list[Span], answer: Span) -> tuple[list[int], list[Span]]:
+        """The tokens up to the answer's end, without those that are too many at the beginning."""
+        positions = supervised_tokens(offsets, [answer]).nonzero()[0]
+        if not len(positions):
+            return [], []
+        leading = num_leading(offsets)
+        first, last = answer_window((int(positions[0]), int(positions[-1]) + 1), leading, self.max_length)
+        return ids[:leading] + ids[first:last], offsets[:leading] + offsets[first:last]
+
+    def _without_answer(self, example: Example) -> SetAside:
+        reason = f"no assistant text within {self.max_length} tokens (encoding.max_length)"
+        return SetAside(example.id, example.source, example.row, reason)
+
+
+def answer_window(answer: Span, leading: int, room: int) -> Span:
+    """The tokens [first, last) of a row that is too long, which fill `room` together with its leading special tokens.
+
+    The answer's, without its end where it is too long itself, and of those before it the nearest, one at least.
+    """
+    start, end = answer
+    last = min(end, start + room - leading - 1)
+    return max(last - (room - leading), leading), last
+
+
+def num_leading(offsets: Sequence[Span]) -> int:
+    """Special tokens that begin a row: they stay when its beginning is cut."""
+    return next((index for index, (start, end) in enumerate(offsets) if end > start), len(offsets))
 
 
 def supervised_tokens(offsets: Sequence[Span], spans: Sequence[Span]) -> npt.NDArray[np.bool_]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gradsift.data import Example, Message
-from gradsift.encoding import Encoder, SetAside, Span, supervised_tokens
+from gradsift.encoding import Encoder, SetAside, Span, answer_window, num_leading, supervised_tokens
 from gradsift.errors import DataError
 from gradsift.tasks.question import Question
 
@@ -109,11 +109,9 @@ def _row(text: tuple[str, str], tokens: tuple[list[int], list[Span]], num_shots:
     start, end = _completion_tokens(offsets, len(prompt), len(prompt + completion))
     if end <= room:
         return Fitted(prompt, ids[:end], end - start, num_shots, cut=False)
-    num_leading = _num_leading(offsets)
-    num_completion = min(end - start, room - num_leading - 1)
-    end = start + num_completion
-    first = max(end - (room - num_leading), num_leading)
-    return Fitted(prompt[offsets[first][0] :], ids[:num_leading] + ids[first:end], num_completion, num_shots, cut=True)
+    leading = num_leading(offsets)
+    first, last = answer_window((start, end), leading, room)
+    return Fitted(prompt[offsets[first][0] :], ids[:leading] + ids[first:last], last - start, num_shots, cut=True)
 
 
 def _completion_tokens(offsets: Sequence[Span], start: int, end: int) -> tuple[int, int]:
@@ -123,11 +121,6 @@ def _completion_tokens(offsets: Sequence[Span], start: int, end: int) -> tuple[i
         last -= 1
     positions = supervised_tokens(offsets, [(start, end)]).nonzero()[0]
     return (int(positions[0]), int(positions[-1]) + 1) if len(positions) else (last, last)
-
-
-def _num_leading(offsets: Sequence[Span]) -> int:
-    """Special tokens that begin the row: they stay when its beginning is cut."""
-    return next((index for index, (start, end) in enumerate(offsets) if end > start), len(offsets))
 
 
 def _refused(question: Question, reason: str) -> DataError:

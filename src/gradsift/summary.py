@@ -50,6 +50,11 @@ def _target_lines(run: RunFolder, targets: Sequence[str], method: str) -> list[s
             f"target {name}: {corpus.num_rows} examples of {subtasks} subtask{'s' if subtasks > 1 else ''}"
             + (f", {aside} set aside (listed in {corpus.folder / 'set_aside.jsonl'})" if aside else "")
         )
+        cut = corpus.manifest.get("lost_beginning", [])  # folders made before it was kept have none
+        if cut:
+            lines.append(
+                f"  {len(cut)} too long, without their beginning: {', '.join(cut[:3])}{' …' if cut[3:] else ''}"
+            )
         scores = run.scores(name, method).with_suffix(".json")
         unselectable = read_json(scores)["num_unselectable"] if scores.is_file() else 0
         if unselectable:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from runs import conversation, gradsift, small_pool, tiny_run, write_jsonl
@@ -180,3 +182,40 @@ def test_a_draw_follows_the_seed_of_the_run(tmp_path: Path, tiny_model_folder: P
         assert select(config, "select.gumbel=5", f"seed={seed}") == 0
         drawn.append(chosen(tmp_path / folder))
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def scores_table(folder: Path, subtask_scores: list[list[float]]) -> None:
+    """Put these scores of three subtasks in the place of those that were written."""
+    path = folder / "run" / "scores" / "sums" / "length.parquet"
+    table = pq.read_table(path)
+    best = [["one", "two", "three"][scores.index(max(scores))] for scores in subtask_scores]
+    columns = {
+        "score": pa.array([max(scores) for scores in subtask_scores], pa.float32()),
+        "subtask_scores": pa.array(subtask_scores, pa.list_(pa.float32())),
+        "best_subtask": pa.array(best),
+    }
+    for name, column in columns.items():
+        table = table.set_column(table.column_names.index(name), name, column)
+    pq.write_table(table, path)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "share", "warned"), [("top", 5, True), ("top", 3, False), ("round_robin", 5, False)]
+)
+def test_one_subtask_with_most_of_the_rows_is_worth_a_word(
+    tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str], strategy: str, share: int, warned: bool
+) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder)
+    assert gradsift("run", config, "--until", "score", "select.method=length") == 0
+    rows = pq.read_table(tmp_path / "run" / "scores" / "sums" / "length.parquet").num_rows
+    best = [[9.0, 1.0, 0.0]] * share + [[0.0, 1.0, 8.0]] * (6 - share) + [[0.0, 1.0, 0.5]] * (rows - 6)
+    scores_table(tmp_path, best)
+    assert gradsift("select", config, "select.method=length", f"select.strategy={strategy}") == 0
+    message = f"{share} of 6 rows are chosen for one alone, one of 3 subtasks"
+    assert (message in capsys.readouterr().err) is warned
+    assert sum(facts(tmp_path)["per_subtask"].values()) == 6
+
+
+def test_scores_that_know_no_subtasks_serve_none(tmp_path: Path, tiny_model_folder: Path) -> None:
+    assert select(tiny_run(tmp_path, tiny_model_folder)) == 0
+    assert facts(tmp_path)["per_subtask"] == {}

@@ -105,7 +105,11 @@ class EncodeStage:
         return corpus
 
     def target(self, config: TargetConfig) -> Corpus:
-        """The encoded examples of a target. Raises DataError where there are none."""
+        """The encoded examples of a target. Raises DataError where there are none.
+
+        Examples are few and each may be a subtask's only one: a long one loses its beginning, not its answer. Deviates
+        from the authors' code where that has no answer left, and so no loss.
+        """
         folder = self._run.target(config.name)
         settings = config.model_dump(mode="json", exclude=EVALUATION_KEYS)
         if Corpus.is_finished(folder):
@@ -117,7 +121,9 @@ class EncodeStage:
             raise DataError(f"target {config.name} has no examples", config.path)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / PROMPTS_FILE, [self._prompt(example) for example in examples])
-        corpus = self._write(folder, f"encode target {config.name}", examples, {"settings": settings})
+        corpus = self._write(
+            folder, f"encode target {config.name}", examples, {"settings": settings}, keep_answers=True
+        )
         if corpus.num_rows == 0:
             raise DataError(f"no example of target {config.name} can be used{_reasons(corpus)}", config.path)
         return corpus
@@ -129,10 +135,18 @@ class EncodeStage:
         prompt, completion = encoder.prompt_and_completion(example)
         return {"id": example.id, "subtask": example.subtask, "prompt": prompt, "completion": completion}
 
-    def _write(self, folder: Path, label: str, examples: Iterable[Example], facts: dict[str, Any]) -> Corpus:
+    def _write(
+        self,
+        folder: Path,
+        label: str,
+        examples: Iterable[Example],
+        facts: dict[str, Any],
+        keep_answers: bool = False,
+    ) -> Corpus:
         encoder = self._ready_encoder()
         with Progress(label, None) as progress:
-            return write_corpus(folder, _encoded(encoder, examples, progress), {**facts, "encoding": encoder.meaning()})
+            rows = _encoded(encoder, examples, keep_answers, progress)
+            return write_corpus(folder, rows, {**facts, "encoding": encoder.meaning()})
 
     def _ready_encoder(self) -> Encoder:
         if self._encoder is None:
@@ -140,10 +154,12 @@ class EncodeStage:
         return self._encoder
 
 
-def _encoded(encoder: Encoder, examples: Iterable[Example], progress: Progress) -> Iterator[EncodedRow | SetAside]:
+def _encoded(
+    encoder: Encoder, examples: Iterable[Example], keep_answers: bool, progress: Progress
+) -> Iterator[EncodedRow | SetAside]:
     stream = iter(examples)
     while chunk := list(islice(stream, CHUNK)):
-        results = encoder.encode(chunk)
+        results = encoder.encode(chunk, keep_answers)
         yield from results
         progress.advance(len(chunk), sum(row.num_tokens for row in results if isinstance(row, EncodedRow)))
 

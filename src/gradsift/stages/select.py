@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,6 +41,11 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
+LARGE_SHARE = 0.5
+"""Share of the chosen rows above which one subtask's is worth a word …"""
+MOST_ALONE = 2
+"""… where a target has more subtasks than these."""
+
 
 @dataclass(frozen=True)
 class SelectStage:
@@ -68,6 +74,7 @@ class SelectStage:
         table = read_scores(self.run, target, self.config.method)
         chosen = self._chosen(table, np.asarray(overlap["rows"], dtype=np.int64), target)
         facts = {"target": target, **self._written(path, table, chosen), "inputs": inputs}
+        self._warn_of_one_subtask(target, facts["per_subtask"], len(table["subtask_scores"][0]))
         write_json(described, {**facts, "rows": table["row"].to_numpy()[chosen.rows].tolist()})
 
     def _overlaps(self, targets: Sequence[TargetConfig]) -> Mapping[str, Mapping[str, Any]]:
@@ -116,6 +123,20 @@ class SelectStage:
         if self.config.method != "full" and self.config.tokens is None and len(chosen.rows) < wanted:
             logger.warning("select: %d rows asked for, only %d can be selected%s", wanted, len(chosen.rows), kept_out)
 
+    def _warn_of_one_subtask(self, target: str, per_subtask: Mapping[str, int], num_subtasks: int) -> None:
+        """The largest score of all subtasks is often that of one whose scores vary more than the others'."""
+        name, count = max(per_subtask.items(), key=itemgetter(1), default=("", 0))
+        if self.config.order == "top" and num_subtasks > MOST_ALONE and count > LARGE_SHARE * sum(per_subtask.values()):
+            logger.warning(
+                "select %s: %d of %d rows are chosen for %s alone, one of %d subtasks; select.strategy=round_robin "
+                "gives each its turn",
+                target,
+                count,
+                sum(per_subtask.values()),
+                name,
+                num_subtasks,
+            )
+
     def _written(self, path: Path, table: pa.Table, chosen: Chosen) -> dict[str, Any]:
         """Write the rows; what is to be known of them."""
         keys = _keys(Corpus(self.run.pool), chosen.rows)
@@ -127,6 +148,7 @@ class SelectStage:
             "num_selected": len(chosen.rows),
             "kept_out": chosen.kept_out,
             "per_source": dict(sorted(Counter(name for name, _ in keys).items())),
+            "per_subtask": _per_subtask(table.take(chosen.rows)),
             "num_tokens": int(np.sum(table["num_tokens"].to_numpy()[chosen.rows])),
             "sha256": file_sha256(path),
         }
@@ -145,6 +167,13 @@ def _scored_rows(table: pa.Table, num_read: int, overlapping: npt.NDArray[np.int
         subtask_scores_NG=subtask_scores.reshape(len(score_N), -1),
         num_read=num_read,
     )
+
+
+def _per_subtask(chosen: pa.Table) -> dict[str, int]:
+    """How many rows suit which subtask best; nothing where the method's scores are the same for all."""
+    if all(len(set(scores)) == 1 for scores in chosen["subtask_scores"].to_pylist()):
+        return {}
+    return dict(sorted(Counter(chosen["best_subtask"].to_pylist()).items()))
 
 
 class _TextsAhead:
