@@ -15,6 +15,7 @@ from gradsift.comparison.outcomes import (
     loss_difference,
     metric_difference,
     spread,
+    subtasks_below,
 )
 
 
@@ -22,7 +23,13 @@ def outcome(folder: Path, seed: int, nats: list[float | None], right: list[float
     """Items of two tokens each."""
     path = folder / f"{seed}-{len(list(folder.iterdir()))}.jsonl"
     rows = [
-        {"id": f"q{i}", "answer_nats": n, "answer_tokens": 2, "scores": {} if r is None else {"accuracy": r}}
+        {
+            "id": f"q{i}",
+            "subtask": f"s{i}",
+            "answer_nats": n,
+            "answer_tokens": 2,
+            "scores": {} if r is None else {"accuracy": r},
+        }
         for i, (n, r) in enumerate(zip(nats, right, strict=True))
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -65,6 +72,13 @@ def test_items_without_the_figure_dont_count(tmp_path: Path) -> None:
 def test_nothing_in_common_gives_no_difference(tmp_path: Path) -> None:
     assert loss_difference([outcome(tmp_path, 0, [None], [None])], [outcome(tmp_path, 0, [None], [None])]) is None
     assert loss_difference([], []) is None
+
+
+def test_subtasks_below_are_those_whose_loss_is_lower_over_all_seeds(tmp_path: Path) -> None:
+    arms = [outcome(tmp_path, seed, [1.0, 3.0, None], [1, 1, 1]) for seed in (0, 1)]
+    others = [outcome(tmp_path, 0, [0.5, 2.0, None], [0, 0, 1]), outcome(tmp_path, 1, [2.0, 3.5, None], [0, 0, 1])]
+    assert subtasks_below(arms, others) == (1, 2)
+    assert subtasks_below(arms, []) is None
 
 
 def test_interval_of_equal_differences_is_a_point() -> None:

@@ -79,6 +79,20 @@ def metric_difference(arms: Sequence[Outcome], others: Sequence[Outcome]) -> Dif
     return _paired(arms, others, lambda item: item["scores"].get(name), lambda item: 1)
 
 
+def subtasks_below(arms: Sequence[Outcome], others: Sequence[Outcome]) -> tuple[int, int] | None:
+    """On how many subtasks the arms' loss is below that of the others, over the same seeds, and on how many it is
+    measured."""
+    pairs = _pairs(arms, others)
+    differences: dict[str, float] = {}
+    for arm, other in pairs:
+        for name, item in arm.items.items():
+            nats, nats_of_other = _nats(item), _nats(other.items[name])
+            if nats is not None and nats_of_other is not None:
+                subtask = item["subtask"]
+                differences[subtask] = differences.get(subtask, 0.0) + nats - nats_of_other
+    return (sum(value < 0 for value in differences.values()), len(differences)) if differences else None
+
+
 def _nats(item: Mapping[str, Any]) -> float | None:
     nats: float | None = item["answer_nats"]
     return nats
@@ -86,8 +100,7 @@ def _nats(item: Mapping[str, Any]) -> float | None:
 
 def _paired(arms: Sequence[Outcome], others: Sequence[Outcome], value: Any, weight: Any) -> Difference | None:
     """Resamples seeds and, within all of them alike, items, each with replacement."""
-    by_seed = {outcome.record["seed"]: outcome for outcome in others}
-    pairs = [(arm, by_seed[arm.record["seed"]]) for arm in arms if arm.record["seed"] in by_seed]
+    pairs = _pairs(arms, others)
     if not pairs:
         return None
     names = [name for name, item in pairs[0][0].items.items() if value(item) is not None]
@@ -96,6 +109,12 @@ def _paired(arms: Sequence[Outcome], others: Sequence[Outcome], value: Any, weig
     weights_Q = np.array([weight(pairs[0][0].items[name]) for name in names], dtype=np.float64)
     differences_SQ = np.array([[value(a.items[name]) - value(b.items[name]) for name in names] for a, b in pairs])
     return bootstrapped(differences_SQ, weights_Q)
+
+
+def _pairs(arms: Sequence[Outcome], others: Sequence[Outcome]) -> list[tuple[Outcome, Outcome]]:
+    """Outcomes of the same seed."""
+    by_seed = {outcome.record["seed"]: outcome for outcome in others}
+    return [(arm, by_seed[arm.record["seed"]]) for arm in arms if arm.record["seed"] in by_seed]
 
 
 def bootstrapped(differences_SQ: npt.NDArray[np.float64], weights_Q: npt.NDArray[np.float64]) -> Difference:

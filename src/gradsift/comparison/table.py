@@ -14,6 +14,7 @@ from gradsift.comparison.outcomes import (
     loss_difference,
     metric_difference,
     spread,
+    subtasks_below,
 )
 from gradsift.comparison.plan import Cell, comparison_folder, models
 from gradsift.config import RunConfig
@@ -27,7 +28,8 @@ NOTE = (
     "Mean over seeds (standard deviation). Loss: of the right answers to held-out items, nats a token; lower is better."
     " Differences are paired, seed by seed and item by item, with the interval that holds 95 % of 2,000 resamples of "
     "seeds and items. In sd: how far the loss is below random's, in standard deviations over seeds of the one that "
-    "varies more. Costs are of one seed: warmup and features are made once for all targets."
+    "varies more. Subtasks below: on how many subtasks the loss is below random's. Costs are of one seed: warmup and "
+    "features are made once for all targets."
 )
 
 
@@ -100,6 +102,7 @@ def _details(column: _Column) -> list[str]:
         "method",
         "loss − random's",
         "in sd",
+        "subtasks below",
         f"{_metric_name(column)} − random's",
         "rows",
         "tokens",
@@ -120,6 +123,7 @@ def _detail(column: _Column, label: str) -> list[str]:
         label,
         _difference(loss_difference(outcomes, controls) if own else None, 3),
         _deviations(outcomes, controls) if own else "–",
+        _subtasks(subtasks_below(outcomes, controls) if own else None),
         _difference(metric_difference(outcomes, controls) if own else None, 1, scale=100),
         _mean(record["num_selected"] for record in records),
         _mean(record["num_tokens"] for record in records),
@@ -135,6 +139,10 @@ def _detail(column: _Column, label: str) -> list[str]:
 def _deviations(outcomes: Sequence[Outcome], controls: Sequence[Outcome]) -> str:
     below = deviations_below(_losses(outcomes), _losses(controls))
     return "–" if below is None else f"{below:.1f}"
+
+
+def _subtasks(found: tuple[int, int] | None) -> str:
+    return "–" if found is None else f"{found[0]} of {found[1]}"
 
 
 def _losses(outcomes: Sequence[Outcome]) -> list[float]:
