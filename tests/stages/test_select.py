@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
@@ -184,13 +185,15 @@ def test_a_draw_follows_the_seed_of_the_run(tmp_path: Path, tiny_model_folder: P
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def scores_table(folder: Path, subtask_scores: list[list[float]]) -> None:
+def scores_table(
+    folder: Path, subtask_scores: list[list[float]], combine: Callable[[list[float]], float] = max
+) -> None:
     """Put these scores of three subtasks in the place of those that were written."""
     path = folder / "run" / "scores" / "sums" / "length.parquet"
     table = pq.read_table(path)
     best = [["one", "two", "three"][scores.index(max(scores))] for scores in subtask_scores]
     columns = {
-        "score": pa.array([max(scores) for scores in subtask_scores], pa.float32()),
+        "score": pa.array([combine(scores) for scores in subtask_scores], pa.float32()),
         "subtask_scores": pa.array(subtask_scores, pa.list_(pa.float32())),
         "best_subtask": pa.array(best),
     }
@@ -214,6 +217,16 @@ def test_one_subtask_with_most_of_the_rows_is_worth_a_word(
     message = f"{share} of 6 rows are chosen for one alone, one of 3 subtasks"
     assert (message in capsys.readouterr().err) is warned
     assert sum(facts(tmp_path)["per_subtask"].values()) == 6
+
+
+def test_rows_chosen_by_the_mean_are_not_one_subtasks(
+    tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder)
+    assert gradsift("run", config, "--until", "score", "select.method=length") == 0
+    scores_table(tmp_path, [[9.0, 1.0, 0.0]] * 24, combine=fmean)
+    assert gradsift("select", config, "select.method=length", "select.strategy=top") == 0
+    assert "alone" not in capsys.readouterr().err
 
 
 def test_scores_that_know_no_subtasks_serve_none(tmp_path: Path, tiny_model_folder: Path) -> None:

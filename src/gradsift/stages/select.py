@@ -74,7 +74,7 @@ class SelectStage:
         table = read_scores(self.run, target, self.config.method)
         chosen = self._chosen(table, np.asarray(overlap["rows"], dtype=np.int64), target)
         facts = {"target": target, **self._written(path, table, chosen), "inputs": inputs}
-        self._warn_of_one_subtask(target, facts["per_subtask"], len(table["subtask_scores"][0]))
+        self._warn_of_one_subtask(target, facts["per_subtask"], table.take(chosen.rows))
         write_json(described, {**facts, "rows": table["row"].to_numpy()[chosen.rows].tolist()})
 
     def _overlaps(self, targets: Sequence[TargetConfig]) -> Mapping[str, Mapping[str, Any]]:
@@ -123,18 +123,20 @@ class SelectStage:
         if self.config.method != "full" and self.config.tokens is None and len(chosen.rows) < wanted:
             logger.warning("select: %d rows asked for, only %d can be selected%s", wanted, len(chosen.rows), kept_out)
 
-    def _warn_of_one_subtask(self, target: str, per_subtask: Mapping[str, int], num_subtasks: int) -> None:
+    def _warn_of_one_subtask(self, target: str, per_subtask: Mapping[str, int], chosen: pa.Table) -> None:
         """The largest score of all subtasks is often that of one whose scores vary more than the others'."""
+        scores = chosen["subtask_scores"].to_pylist()
+        by_largest = self.config.order == "top" and chosen["score"].to_pylist() == [max(row) for row in scores]
         name, count = max(per_subtask.items(), key=itemgetter(1), default=("", 0))
-        if self.config.order == "top" and num_subtasks > MOST_ALONE and count > LARGE_SHARE * sum(per_subtask.values()):
+        if by_largest and len(scores[0]) > MOST_ALONE and count > LARGE_SHARE * len(scores):
             logger.warning(
                 "select %s: %d of %d rows are chosen for %s alone, one of %d subtasks; select.strategy=round_robin "
                 "gives each its turn",
                 target,
                 count,
-                sum(per_subtask.values()),
+                len(scores),
                 name,
-                num_subtasks,
+                len(scores[0]),
             )
 
     def _written(self, path: Path, table: pa.Table, chosen: Chosen) -> dict[str, Any]:
