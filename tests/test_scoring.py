@@ -19,6 +19,7 @@ from gradsift.scoring import (
     combined,
     influence_scores,
     integers_are_fast,
+    scored_subtasks,
     subtask_directions,
 )
 
@@ -95,6 +96,18 @@ def test_subtask_without_a_direction_is_refused() -> None:
     target[[1, 3]] = 0
     with pytest.raises(UserError, match="subtask a"):
         directions(target)
+
+
+def test_examples_as_subtasks_take_turns_over_the_subtasks() -> None:
+    ids, subtasks = ["b0", "b1", "a0", "a1", "a2"], ["b", "b", "a", "a", "a"]
+    assert scored_subtasks(ids, subtasks, "examples") == (ids, ["a0", "b0", "a1", "b1", "a2"])
+    assert scored_subtasks(ids, subtasks, "mean_of_cosines") == (subtasks, ["a", "b"])
+
+
+def test_an_examples_direction_is_its_own_unit_row() -> None:
+    features_VK, norms_V = torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([5.0, 2.0])
+    directions_GK = subtask_directions(features_VK, norms_V, ["one", "two"], ["two", "one"], "examples")
+    assert directions_GK.tolist() == [[0.0, 1.0], pytest.approx([0.6, 0.8])]
 
 
 def test_max_and_mean_combine_subtasks() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol
 
@@ -22,8 +23,9 @@ class ScoreConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    subtasks: Literal["mean_of_cosines", "cosine_of_mean"] = "mean_of_cosines"
-    """The authors' code, or the paper's text: the cosine with a subtask's mean gradient."""
+    subtasks: Literal["mean_of_cosines", "cosine_of_mean", "examples"] = "mean_of_cosines"
+    """The authors' code; or the paper's text, the cosine with a subtask's mean gradient; or every example as a subtask
+    of its own, as in RDS+ (arXiv 2503.01807)."""
     combine: Literal["max", "mean"] = "max"
     """From the subtasks' influences to the score."""
 
@@ -44,13 +46,27 @@ def checkpoint_weights(learning_rates: Sequence[float]) -> list[float]:
     return [rate / total for rate in learning_rates]
 
 
+def scored_subtasks(ids: Sequence[str], subtasks: Sequence[str], how: str) -> tuple[list[str], list[str]]:
+    """The subtask that each of V examples counts for, and the names of all in the order in which they take turns.
+
+    Where every example is one of its own, the first of each subtask come before the second of any.
+    """
+    if how != "examples":
+        return list(subtasks), sorted(set(subtasks))
+    earlier: Counter[str] = Counter()
+    turns = []
+    for example, subtask in zip(ids, subtasks, strict=True):
+        turns.append((earlier[subtask], subtask, example))
+        earlier[subtask] += 1
+    return list(ids), list(dict.fromkeys(example for _, _, example in sorted(turns)))
+
+
 def subtask_directions(
     features_VK: Tensor, norms_V: Tensor, subtasks: Sequence[str], names: Sequence[str], how: str
 ) -> Tensor:
     """One direction a subtask, float32 [G, K], so that a unit row's influence is its product with it.
 
-    `mean_of_cosines`: the mean of the subtask's unit rows. `cosine_of_mean`: its mean gradient, at unit norm.
-    Rows without a direction are left out; raises UserError where a subtask has no other.
+    `cosine_of_mean`: the subtask's mean gradient, at unit norm; else the mean of its unit rows. Rows without a direction are left out; raises UserError where a subtask has no other.
     """
     usable_V = usable_rows(norms_V)
     directions = []
@@ -59,11 +75,11 @@ def subtask_directions(
         if not members:
             raise UserError(f"subtask {name}: every example has a zero or non-finite gradient")
         rows_SK, norms_S = features_VK[members].float(), norms_V[members, None]
-        if how == "mean_of_cosines":
-            directions.append((rows_SK / norms_S).mean(dim=0))
-        else:
+        if how == "cosine_of_mean":
             mean_K = rows_SK.mean(dim=0)
             directions.append(mean_K / torch.linalg.vector_norm(mean_K))
+        else:
+            directions.append((rows_SK / norms_S).mean(dim=0))
     return torch.stack(directions)
 
 

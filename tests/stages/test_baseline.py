@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 
 import pyarrow.parquet as pq
 import pytest
 from runs import gradsift, small_pool, tiny_run
 
+from gradsift.artifact import read_json
 from gradsift.baselines import BASELINES
 
 
@@ -52,3 +54,26 @@ def test_bm25_finds_the_words_of_the_target(tmp_path: Path, tiny_model_folder: P
     assert gradsift("run", config, "--until", "select", *overrides) == 0
     (best,) = (tmp_path / "run" / "selection" / "sums" / "bm25.jsonl").read_text().splitlines()
     assert json.loads(best)["messages"] == small_pool()[5]["messages"]
+
+
+def test_every_example_can_be_a_subtask_of_its_own(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """LESS's score of a subtask is the mean of its examples'."""
+    config = tiny_run(tmp_path, tiny_model_folder)
+    path = tmp_path / "run" / "scores" / "sums" / "less.parquet"
+    assert gradsift("run", config, "--until", "score") == 0
+    even, odd = _columns(path)
+    assert gradsift("run", config, "--until", "select", "score.subtasks=examples", "select.strategy=round_robin") == 0
+    of_examples = dict(zip(read_json(path.with_suffix(".json"))["subtasks"], _columns(path), strict=True))
+    assert list(of_examples) == ["t0", "t1", "t2", "t3"]
+    assert [fmean(pair) for pair in zip(of_examples["t0"], of_examples["t2"], strict=True)] == pytest.approx(
+        even, abs=1e-6
+    )
+    assert [fmean(pair) for pair in zip(of_examples["t1"], of_examples["t3"], strict=True)] == pytest.approx(
+        odd, abs=1e-6
+    )
+    assert gradsift("run", config, "--until", "select", "score.subtasks=examples", "select.method=bm25") == 0
+    assert read_json(path.with_name("bm25.json"))["subtasks"] == ["t0", "t1", "t2", "t3"]
+
+
+def _columns(path: Path) -> list[tuple[float, ...]]:
+    return list(zip(*pq.read_table(path)["subtask_scores"].to_pylist(), strict=True))

@@ -13,7 +13,7 @@ from gradsift.baselines import BASELINES, Texts
 from gradsift.corpus import Corpus
 from gradsift.data import Example
 from gradsift.runfolder import RunFolder
-from gradsift.scoring import ScoreConfig
+from gradsift.scoring import ScoreConfig, scored_subtasks
 from gradsift.source_settings import SourceConfig
 from gradsift.sources import read_examples
 from gradsift.stages.encode import TargetConfig, target_examples
@@ -41,13 +41,13 @@ class BaselineStage:
         if facts_of(self.run.scores(target.name, method)).get("inputs") == inputs:
             logger.info("score %s: %s has its scores", target.name, method)
             return
-        names = sorted(set(subtasks))
+        members, names = scored_subtasks([example.id for example in examples], subtasks, self.config.subtasks)
         rows = encoded_pool(self.run, self.pool, self.seed)
         texts = Texts(
             pool=[example.text for example in rows],
             answers=[example.answer for example in rows],
             target=[example.text for example in examples],
-            subtasks=[names.index(subtask) for subtask in subtasks],
+            subtasks=[names.index(name) for name in members],
             seed=self.seed,
         )
         scores_NG = torch.from_numpy(BASELINES[method](texts))

@@ -27,6 +27,7 @@ from gradsift.scoring import (
     ScoreConfig,
     checkpoint_weights,
     combined,
+    scored_subtasks,
     subtask_directions,
     usable_rows,
 )
@@ -78,20 +79,32 @@ def _target_side(
     config: ScoreConfig,
 ) -> TargetSide:
     table = Corpus(run.target(target)).table(["id", "subtask"])
-    subtasks = [name or target for name in table["subtask"].to_pylist()]
-    names = sorted(set(subtasks))
-    directions, unusable, meanings = [], 0, []
+    ids, subtasks = table["id"].to_pylist(), [name or target for name in table["subtask"].to_pylist()]
+    sides, meanings = [], []
     for checkpoint, pool in zip(checkpoints, pools, strict=True):
         store = FeatureStore(run.target_features(target, checkpoint.name))
         require_joinable(pool, store)
         rows = stacked(store.shards())
-        if rows.ids != table["id"].to_pylist():
-            raise StoreMismatch("ids", rows.ids[:3], table["id"].to_pylist()[:3], str(store.folder))
-        directions.append(subtask_directions(store.features(rows), rows.norms_R, subtasks, names, config.subtasks))
-        unusable = max(unusable, int((~usable_rows(rows.norms_R)).sum()))
+        if rows.ids != ids:
+            raise StoreMismatch("ids", rows.ids[:3], ids[:3], str(store.folder))
+        sides.append((store.features(rows), rows.norms_R))
         meanings.append([pool.meaning, store.meaning])
+    usable_CV = torch.stack([usable_rows(norms_V) for _, norms_V in sides])
+    members, names = _members(ids, subtasks, usable_CV.all(dim=0), config)
+    directions = [subtask_directions(*side, members, names, config.subtasks) for side in sides]
     inputs = fingerprint([config.model_dump(), list(weights), subtasks, meanings])
-    return TargetSide(target, names, directions, unusable, inputs)
+    return TargetSide(target, names, directions, int((~usable_CV).sum(dim=1).max()), inputs)
+
+
+def _members(
+    ids: Sequence[str], subtasks: Sequence[str], usable_V: Tensor, config: ScoreConfig
+) -> tuple[list[str], list[str]]:
+    """`scored_subtasks`; an example that has no direction takes no turn of its own."""
+    members, names = scored_subtasks(ids, subtasks, config.subtasks)
+    if config.subtasks == "examples":
+        without = {example for example, usable in zip(ids, usable_V.tolist(), strict=True) if not usable}
+        names = [name for name in names if name not in without] or names
+    return members, names
 
 
 def pool_influences(
