@@ -25,7 +25,7 @@ class ScoreConfig(BaseModel):
 
     subtasks: Literal["mean_of_cosines", "cosine_of_mean", "examples"] = "mean_of_cosines"
     """The authors' code; or the paper's text, the cosine with a subtask's mean gradient; or every example as a subtask
-    of its own, as in RDS+ (arXiv 2503.01807)."""
+    of its own, as in RDS+ (arXiv 2503.01807): scores are then 4 bytes a pool row and example."""
     combine: Literal["max", "mean"] = "max"
     """From the subtasks' influences to the score."""
 
@@ -66,7 +66,8 @@ def subtask_directions(
 ) -> Tensor:
     """One direction a subtask, float32 [G, K], so that a unit row's influence is its product with it.
 
-    `cosine_of_mean`: the subtask's mean gradient, at unit norm; else the mean of its unit rows. Rows without a direction are left out; raises UserError where a subtask has no other.
+    `cosine_of_mean`: the subtask's mean gradient, at unit norm; else the mean of its unit rows. Rows without a
+    direction are left out; raises UserError where a subtask has no other.
     """
     usable_V = usable_rows(norms_V)
     directions = []
