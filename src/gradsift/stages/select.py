@@ -73,9 +73,10 @@ class SelectStage:
             return
         table = read_scores(self.run, target, self.config.method)
         chosen = self._chosen(table, np.asarray(overlap["rows"], dtype=np.int64), target)
-        facts = {"target": target, **self._written(path, table, chosen), "inputs": inputs}
-        self._warn_of_one_subtask(target, facts["per_subtask"], table.take(chosen.rows))
-        write_json(described, {**facts, "rows": table["row"].to_numpy()[chosen.rows].tolist()})
+        taken = table.take(chosen.rows)
+        facts = {"target": target, **self._written(path, taken, chosen), "inputs": inputs}
+        self._warn_of_one_subtask(target, facts["per_subtask"], taken)
+        write_json(described, {**facts, "rows": taken["row"].to_pylist()})
 
     def _overlaps(self, targets: Sequence[TargetConfig]) -> Mapping[str, Mapping[str, Any]]:
         """By target: the rows that give away its items, and what they come from; nothing where they may stay."""
@@ -123,24 +124,25 @@ class SelectStage:
         if self.config.method != "full" and self.config.tokens is None and len(chosen.rows) < wanted:
             logger.warning("select: %d rows asked for, only %d can be selected%s", wanted, len(chosen.rows), kept_out)
 
-    def _warn_of_one_subtask(self, target: str, per_subtask: Mapping[str, int], chosen: pa.Table) -> None:
+    def _warn_of_one_subtask(self, target: str, per_subtask: Mapping[str, int], taken: pa.Table) -> None:
         """The largest score of all subtasks is often that of one whose scores vary more than the others'."""
-        scores = chosen["subtask_scores"].to_pylist()
-        by_largest = self.config.order == "top" and chosen["score"].to_pylist() == [max(row) for row in scores]
+        scores_MG = _subtask_scores(taken)
+        num_rows, num_subtasks = scores_MG.shape
+        by_largest = self.config.order == "top" and np.array_equal(taken["score"].to_numpy(), scores_MG.max(axis=1))
         name, count = max(per_subtask.items(), key=itemgetter(1), default=("", 0))
-        if by_largest and len(scores[0]) > MOST_ALONE and count > LARGE_SHARE * len(scores):
+        if by_largest and num_subtasks > MOST_ALONE and count > LARGE_SHARE * num_rows:
             logger.warning(
                 "select %s: %d of %d rows are chosen for %s alone, one of %d subtasks; select.strategy=round_robin "
                 "gives each its turn",
                 target,
                 count,
-                len(scores),
+                num_rows,
                 name,
-                len(scores[0]),
+                num_subtasks,
             )
 
-    def _written(self, path: Path, table: pa.Table, chosen: Chosen) -> dict[str, Any]:
-        """Write the rows; what is to be known of them."""
+    def _written(self, path: Path, taken: pa.Table, chosen: Chosen) -> dict[str, Any]:
+        """Write the rows; what is to be known of them, `taken` being their part of the scores."""
         keys = _keys(Corpus(self.run.pool), chosen.rows)
         lines = _gathered(self.pool, keys, selected_lines)
         with atomic_open(path) as file:
@@ -150,8 +152,8 @@ class SelectStage:
             "num_selected": len(chosen.rows),
             "kept_out": chosen.kept_out,
             "per_source": dict(sorted(Counter(name for name, _ in keys).items())),
-            "per_subtask": _per_subtask(table.take(chosen.rows)),
-            "num_tokens": int(np.sum(table["num_tokens"].to_numpy()[chosen.rows])),
+            "per_subtask": _per_subtask(taken),
+            "num_tokens": int(np.sum(taken["num_tokens"].to_numpy())),
             "sha256": file_sha256(path),
         }
 
@@ -160,22 +162,28 @@ def _scored_rows(table: pa.Table, num_read: int, overlapping: npt.NDArray[np.int
     """The rows of the scores' table; those that overlap have no score."""
     score_N = table["score"].to_numpy().astype(np.float64)
     score_N[np.isin(table["row"].to_numpy(), overlapping)] = np.nan
-    subtask_scores = pc.list_flatten(table["subtask_scores"]).to_numpy().astype(np.float32)
     return ScoredRows(
         ids=table["id"].to_pylist(),
         sources=table["source"].to_pylist(),
         num_tokens_N=table["num_tokens"].to_numpy().astype(np.int64),
         score_N=score_N,
-        subtask_scores_NG=subtask_scores.reshape(len(score_N), -1),
+        subtask_scores_NG=_subtask_scores(table),
         num_read=num_read,
     )
 
 
-def _per_subtask(chosen: pa.Table) -> dict[str, int]:
+def _subtask_scores(table: pa.Table) -> npt.NDArray[np.float32]:
+    """The rows' scores for every subtask: float32 [N, G]."""
+    scores: npt.NDArray[np.float32] = pc.list_flatten(table["subtask_scores"]).to_numpy().astype(np.float32)
+    return scores.reshape(table.num_rows, -1)
+
+
+def _per_subtask(taken: pa.Table) -> dict[str, int]:
     """How many rows suit which subtask best; nothing where the method's scores are the same for all."""
-    if all(len(set(scores)) == 1 for scores in chosen["subtask_scores"].to_pylist()):
+    scores_MG = _subtask_scores(taken)
+    if (scores_MG == scores_MG[:, :1]).all():
         return {}
-    return dict(sorted(Counter(chosen["best_subtask"].to_pylist()).items()))
+    return dict(sorted(Counter(taken["best_subtask"].to_pylist()).items()))
 
 
 class _TextsAhead:
