@@ -21,16 +21,13 @@ import yaml
 from timing import SHARED, Goal, lora_model, now, plain_step, print_header, random_batch, seconds, show, side_by_side
 from torch import Tensor, nn
 
-from gradsift.batching import Batch, batches_by_length, pad_rows
-from gradsift.checkpoints import AdamSettings, Checkpoint, Moments, load_adapter
 from gradsift.config import load_config
-from gradsift.corpus import Corpus
+from gradsift.encoding import Batch, Corpus, batches_by_length, pad_rows
 from gradsift.features import FeatureMaker
-from gradsift.gradients import PerExampleGradients, adam_terms
-from gradsift.modeling import add_saved_lora, load_base_model
+from gradsift.gradients import PerExampleGradients, ProjectionConfig, adam_terms, build_projector
+from gradsift.machine import RunFolder
+from gradsift.model import AdamSettings, Checkpoint, Moments, add_saved_lora, load_adapter, load_base_model
 from gradsift.pipeline import checkpoints_of, encode_stage, features_stage, run
-from gradsift.projection import ProjectionConfig, build_projector
-from gradsift.runfolder import RunFolder
 
 MODEL = SHARED / "models" / "instruct-12m"
 RANK, DIM, BUDGET, SHARD_ROWS = 128, 8192, 4096, 1024

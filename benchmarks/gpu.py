@@ -18,8 +18,8 @@ from features import AuthorsLoop, feature_maker
 from timing import Goal, now, plain_step, print_header, random_batch, random_llama, seconds, show, side_by_side
 from torch import nn
 
-from gradsift.batching import Batch
-from gradsift.modeling import LoraConfig, add_lora
+from gradsift.encoding import Batch
+from gradsift.model import LoraConfig, add_lora
 
 GIB = 1 << 30
 BILLION = {

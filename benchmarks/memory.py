@@ -21,14 +21,10 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from gradsift.batching import Batch
-from gradsift.checkpoints import AdamSettings, Moments
-from gradsift.encoding import IGNORED
+from gradsift.encoding import IGNORED, Batch
 from gradsift.features import FeatureMaker
-from gradsift.gradients import AdamForm, AdamTerms, PerExampleGradients, adam_terms
-from gradsift.losses import example_losses
-from gradsift.modeling import LoraConfig, ModelConfig, add_lora, load_base_model
-from gradsift.projection import ProjectionConfig, build_projector
+from gradsift.gradients import AdamForm, AdamTerms, PerExampleGradients, ProjectionConfig, adam_terms, build_projector
+from gradsift.model import AdamSettings, LoraConfig, ModelConfig, Moments, add_lora, example_losses, load_base_model
 
 SHARD_ROWS = 1024
 MIB = 1 << 20

@@ -24,14 +24,10 @@ import torch
 import yaml
 from timing import SHARED, Goal, print_header, show
 
-from gradsift.quantization import BITS
-from gradsift.scoring import combined
-from gradsift.selecting import ScoredRows, SelectConfig, choose, ranking
-from gradsift.source_settings import SourceConfig
-from gradsift.sources import selected_lines
-from gradsift.stages.quantize import quantize
+from gradsift.data import SourceConfig, selected_lines
+from gradsift.selection import ScoredRows, SelectConfig, choose, combined, ranking
 from gradsift.stages.score import TargetSide, pool_influences
-from gradsift.store import FeatureStore, StoreWriter
+from gradsift.store import BITS, FeatureStore, StoreWriter, quantize
 
 SHARD_ROWS = 1024
 READ_BYTES = 1 << 20

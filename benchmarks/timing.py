@@ -12,9 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gradsift.batching import Batch
-from gradsift.encoding import IGNORED
-from gradsift.modeling import LoraConfig, ModelConfig, add_lora, load_base_model
+from gradsift.encoding import IGNORED, Batch
+from gradsift.model import LoraConfig, ModelConfig, add_lora, load_base_model
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 VOCABULARY = 4096

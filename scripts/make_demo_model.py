@@ -25,11 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from gradsift.batching import Batch, pad_rows
 from gradsift.data import Example
 from gradsift.demo.data import Row, base_rows
 from gradsift.demo.quality import MODEL, quality
-from gradsift.encoding import IGNORED, EncodedRow, Encoder, EncodingConfig
+from gradsift.encoding import IGNORED, Batch, EncodedRow, Encoder, EncodingConfig, pad_rows
 
 logger = logging.getLogger("make_demo_model")
 

@@ -81,8 +81,8 @@ def _trained_tokenizer() -> Any:
 @pytest.fixture
 def tiny_encoder(tiny_model_folder: Path) -> Any:
     """The tiny model's encoder in the Tulu format, as long as the model's context."""
-    from gradsift.encoding import Encoder, EncodingConfig
-    from gradsift.modeling import ModelConfig, load_tokenizer
+    from gradsift.encoding.encoder import Encoder, EncodingConfig
+    from gradsift.model.loading import ModelConfig, load_tokenizer
 
     tokenizer = load_tokenizer(ModelConfig(name_or_path=str(tiny_model_folder)))
     return Encoder(tokenizer, EncodingConfig(template="tulu", max_length=512))
@@ -93,7 +93,8 @@ def make_lora_model(tiny_model_folder: Path) -> MakeModel:
     """Makes the tiny model with a LoRA adapter whose matrices are all random (B too, which PEFT sets to zero)."""
     import torch
 
-    from gradsift.modeling import LoraConfig, ModelConfig, add_lora, load_base_model
+    from gradsift.model.adapters import LoraConfig, add_lora
+    from gradsift.model.loading import ModelConfig, load_base_model
 
     config = ModelConfig(name_or_path=str(tiny_model_folder), dtype="float32")
 
@@ -113,7 +114,8 @@ def make_lora_model(tiny_model_folder: Path) -> MakeModel:
 @pytest.fixture
 def make_row() -> MakeRow:
     """Makes an encoded row of random ids; the positions given are supervised, by default the last half."""
-    from gradsift.encoding import IGNORED, EncodedRow
+    from gradsift.encoding.encoder import EncodedRow
+    from gradsift.encoding.masks import IGNORED
 
     def make(num_tokens: int, seed: int = 0, supervised: Sequence[int] | None = None) -> EncodedRow:
         input_ids = np.random.default_rng(seed).integers(3, 280, num_tokens, dtype=np.int32)

@@ -182,10 +182,10 @@ def test_stage_before_its_time_says_what_to_run(config: Path, capsys: pytest.Cap
 def test_full_disk_keeps_what_was_finished(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gradsift import store
+    from gradsift.store import writer
 
     assert gradsift("run", config, "--until", "warmup") == 0
-    real, calls = store.save_file, []
+    real, calls = writer.save_file, []
 
     def full_at_the_third(*arguments: Any) -> None:
         calls.append(arguments)
@@ -193,7 +193,7 @@ def test_full_disk_keeps_what_was_finished(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(*arguments)
 
-    monkeypatch.setattr(store, "save_file", full_at_the_third)
+    monkeypatch.setattr(writer, "save_file", full_at_the_third)
     assert "no space left" in refused(capsys, "run", config)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "features").rglob("shard-*")}
     assert len(kept) == 2

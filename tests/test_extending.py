@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from runs import gradsift, small_pool, tiny_run, write_jsonl
 
-from gradsift.baselines import BASELINES, REPRESENTATIONS
-from gradsift.formats import FORMATS
-from gradsift.source_settings import SourceConfig
-from gradsift.sources import read_examples
-from gradsift.strategies import STRATEGIES
+from gradsift.baselines.methods import BASELINES
+from gradsift.baselines.representations import REPRESENTATIONS
+from gradsift.data.formats import FORMATS
+from gradsift.data.source_settings import SourceConfig
+from gradsift.data.sources import read_examples
+from gradsift.selection.strategies import STRATEGIES
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from runs import conversation, gradsift, gradsift_process, tiny_run, write_jsonl
 
-from gradsift.artifact import read_json
+from gradsift.machine.artifact import read_json
 
 HELD_OUT = [conversation(f"h{i}", f"How much is {i} and {i + 1}?", f"It is {2 * i + 1}.", kind="odd") for i in range(5)]
 

@@ -173,7 +173,7 @@ def _stage(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from gradsift.comparison.run import compare
+    from gradsift.comparison import compare
     from gradsift.config import load_config
 
     print(compare(load_config(options.config, options.overrides)))
@@ -191,7 +191,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from gradsift.demo.run import demo, named_targets
+    from gradsift.demo import demo, named_targets
 
     print(demo(options.out, named_targets(options.targets)))
     return 0
@@ -220,8 +220,7 @@ def _store_verify(options: argparse.Namespace) -> int:
 
 
 def _store_quantize(options: argparse.Namespace) -> int:
-    from gradsift.stages.quantize import quantize
-    from gradsift.store import FeatureStore
+    from gradsift.store import FeatureStore, quantize
 
     path = options.path.resolve()
     folder = options.out or path.with_name(f"{path.name}-int{options.bits}")

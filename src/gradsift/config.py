@@ -10,24 +10,20 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from gradsift.artifact import atomic_open, first_difference, read_json
 from gradsift.baselines import BaselinesConfig
-from gradsift.comparing import CompareConfig
-from gradsift.corpus import Corpus
-from gradsift.encoding import EncodingConfig
+from gradsift.data import SourceConfig
+from gradsift.encoding import Corpus, EncodingConfig
 from gradsift.errors import ConfigError, RunFolderError, nearest
-from gradsift.modeling import ModelConfig
-from gradsift.runfolder import RunFolder
-from gradsift.scoring import ScoreConfig
-from gradsift.selecting import SelectConfig
-from gradsift.source_settings import SourceConfig
-from gradsift.stages.check_influence import CheckConfig
-from gradsift.stages.collect import ExecutorConfig, FeaturesConfig
-from gradsift.stages.encode import TargetConfig
-from gradsift.stages.evaluate import EvaluateConfig
-from gradsift.stages.train import TrainConfig
-from gradsift.stages.training import TrainingConfig
-from gradsift.stages.warmup import WarmupConfig
+from gradsift.evaluation import EvaluateConfig
+from gradsift.executors import ExecutorConfig
+from gradsift.features import FeaturesConfig
+from gradsift.influence_check import CheckConfig
+from gradsift.machine import RunFolder, atomic_open, first_difference, read_json
+from gradsift.model import ModelConfig
+from gradsift.selection import CompareConfig, ScoreConfig, SelectConfig
+from gradsift.stages import TrainConfig, WarmupConfig
+from gradsift.tasks import TargetConfig
+from gradsift.training import TrainingConfig
 
 Named = TypeVar("Named", SourceConfig, TargetConfig)
 
@@ -114,8 +110,9 @@ def inherited(train: Mapping[str, Any], warmup: Mapping[str, Any]) -> dict[str, 
     return {**shared, **train, "lora": lora}
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     """The config in a YAML file, with `key=value` overrides; raises ConfigError in one line."""
+    path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such config file")
     try:

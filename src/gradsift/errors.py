@@ -57,6 +57,10 @@ class RunFolderError(UserError):
     """A run folder that can't be used with this config."""
 
 
+class WorkerLost(GradsiftError):
+    """A worker process ended without a word (killed, or out of memory)."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Hint `; did you mean 'x'?` for the known word nearest to `word`, or the list of known ones."""
     options = sorted(known)

@@ -10,25 +10,28 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 from gradsift import __version__
-from gradsift.artifact import write_json
 from gradsift.baselines import BASELINES, EMBEDDING, REPRESENTATIONS
-from gradsift.checkpoints import Checkpoint
 from gradsift.config import RunConfig, keep_config
 from gradsift.errors import RunFolderError
-from gradsift.runtime import locked
-from gradsift.scoring import checkpoint_weights
-from gradsift.stages.baseline import BaselineStage, score_by_number
-from gradsift.stages.check_influence import InfluenceCheck, InfluenceSettings
-from gradsift.stages.collect import FeaturesStage
-from gradsift.stages.embed import EmbeddingStage
-from gradsift.stages.encode import EncodeStage
-from gradsift.stages.evaluate import EvaluateStage
-from gradsift.stages.influence_report import write_influence_report
-from gradsift.stages.makers import Origin, SoleOrigin
-from gradsift.stages.score import score
-from gradsift.stages.select import SelectStage
-from gradsift.stages.train import TrainStage
-from gradsift.stages.warmup import finished_warmup, saved_checkpoints, warmup
+from gradsift.features import Origin, SoleOrigin
+from gradsift.influence_check import InfluenceCheck, InfluenceSettings, write_influence_report
+from gradsift.machine import locked, write_json
+from gradsift.model import Checkpoint
+from gradsift.selection import checkpoint_weights
+from gradsift.stages import (
+    BaselineStage,
+    EmbeddingStage,
+    EncodeStage,
+    EvaluateStage,
+    FeaturesStage,
+    SelectStage,
+    TrainStage,
+    finished_warmup,
+    run_warmup,
+    saved_checkpoints,
+    score_by_influence,
+    score_by_number,
+)
 from gradsift.summary import summary
 
 logger = logging.getLogger(__name__)
@@ -52,7 +55,7 @@ def warmup_stage(config: RunConfig) -> None:
 
 def _require_warmup(config: RunConfig) -> None:
     if config.warmup.checkpoints is None and not finished_warmup(config.run):
-        warmup(config.run, config.model, config.warmup, config.seed)
+        run_warmup(config.run, config.model, config.warmup, config.seed)
 
 
 def features_stage(config: RunConfig) -> None:
@@ -77,7 +80,7 @@ def score_stage(config: RunConfig) -> None:
     elif _is_score(config):
         score_by_number(config.run, method, names, config.score)
     else:
-        score(config.run, origins_of(config), names, config.score, method)
+        score_by_influence(config.run, origins_of(config), names, config.score, method)
 
 
 def select_stage(config: RunConfig) -> None:

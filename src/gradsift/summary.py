@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gradsift.artifact import MANIFEST, read_json
-from gradsift.corpus import Corpus
-from gradsift.runfolder import RunFolder
-from gradsift.runtime import duration
-from gradsift.selecting import SelectConfig
+from gradsift.encoding import Corpus
+from gradsift.machine import MANIFEST, RunFolder, duration, read_json
+from gradsift.selection import SelectConfig
 
 
 def summary(run: RunFolder, targets: Sequence[str], select: SelectConfig, seconds: Mapping[str, float]) -> str:

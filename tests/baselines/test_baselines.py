@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gradsift.baselines import BASELINES, Texts
+from gradsift.baselines.methods import BASELINES
+from gradsift.baselines.texts import Texts
 
 
 def texts(seed: int = 0) -> Texts:

@@ -8,8 +8,8 @@ import bm25s
 import numpy as np
 import pytest
 
-from gradsift.baselines import Texts
 from gradsift.baselines.bm25 import bm25, bm25_scores
+from gradsift.baselines.texts import Texts
 
 POOL = ["the cat sat on the mat", "dogs and cats", "a cat a cat a cat", "unrelated words here", "the mat of the dog"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradsift.baselines import Texts
 from gradsift.baselines.dsir import dsir, log_weights
+from gradsift.baselines.texts import Texts
 
 POOL = [
     "The cat sat on the mat; the mat was red.",

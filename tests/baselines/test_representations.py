@@ -11,11 +11,12 @@ from models import MODEL_KINDS, save_model
 from runs import largest_relative_error
 from torch import Tensor
 
-from gradsift.baselines import REPRESENTATIONS, Base
-from gradsift.batching import pad_rows
-from gradsift.encoding import IGNORED
-from gradsift.losses import plain_head
-from gradsift.modeling import ModelConfig, load_finetuned
+from gradsift.baselines.representations import REPRESENTATIONS, Base
+from gradsift.encoding.batching import pad_rows
+from gradsift.encoding.masks import IGNORED
+from gradsift.model.finetuned import load_finetuned
+from gradsift.model.loading import ModelConfig
+from gradsift.model.losses import plain_head
 
 LENGTHS = (5, 17, 1, 40, 8)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gradsift.comparison.costs import PassCost, Watch, num_weights
-from gradsift.modeling import ModelConfig
+from gradsift.model.loading import ModelConfig
 
 
 def test_a_piece_begun_twice_counts_both_times(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from runs import conversation, gradsift, tiny_run, write_jsonl
 
-from gradsift.artifact import read_json
+from gradsift.machine.artifact import read_json
 
 METHODS = ["less", "random", "rds", "full"]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from gradsift.baselines.bm25 import words
 from gradsift.demo.data import base_rows, pool_rows, target_rows
 from gradsift.demo.skills import CATEGORIES, DAYS, LEXICON, SKILLS, Task
 from gradsift.demo.wordings import WORDINGS
+from gradsift.texts.words import words_in
 
 Check = Callable[[Task], bool]
 
@@ -64,7 +64,7 @@ def test_answers_are_right(skill: str) -> None:
 def test_the_working_holds_the_answer(skill: str) -> None:
     random = Random(1)
     tasks = [SKILLS[skill](random) for _ in range(100)]
-    assert all(set(words(task.answer)) <= set(words(task.worked)) for task in tasks)
+    assert all(set(words_in(task.answer)) <= set(words_in(task.worked)) for task in tasks)
 
 
 @pytest.mark.parametrize("skill", SKILLS)
@@ -119,6 +119,6 @@ def test_every_skill_has_an_equal_part_of_the_pool() -> None:
 def test_words_of_a_target_are_those_of_other_skills() -> None:
     """A target's words that its own skill's rows lack are in rows of other skills: word overlap misleads."""
     for skill, wordings in WORDINGS.items():
-        own = {word for text in wordings.pool for word in words(text)}
-        others = {word for name, w in WORDINGS.items() if name != skill for text in w.pool for word in words(text)}
-        assert len((set(words(wordings.target)) & others) - own) >= 3, skill
+        own = {word for text in wordings.pool for word in words_in(text)}
+        others = {word for name, w in WORDINGS.items() if name != skill for text in w.pool for word in words_in(text)}
+        assert len((set(words_in(wordings.target)) & others) - own) >= 3, skill

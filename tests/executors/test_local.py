@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gradsift.errors import UserError
-from gradsift.executors.local import WorkerLost, run_units
+from gradsift.errors import UserError, WorkerLost
+from gradsift.executors.local import run_units
 
 
 @dataclass

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from runs import gradsift, small_pool, tiny_run
 
-from gradsift.artifact import read_json
-from gradsift.baselines import BASELINES
+from gradsift.baselines.methods import BASELINES
+from gradsift.machine.artifact import read_json
 
 
 @pytest.mark.parametrize("method", BASELINES)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from runs import gradsift, stored_features, tiny_run
 
-from gradsift.store import StoreWriter
+from gradsift.store.writer import StoreWriter
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 

@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradsift import blocks, scoring
 from gradsift.errors import StoreDamaged
-from gradsift.quantization import BITS
+from gradsift.selection import scoring
 from gradsift.stages.score import TargetSide, pool_influences
-from gradsift.store import FeatureStore, StoreWriter, stored
+from gradsift.store import blocks
+from gradsift.store.quantization import BITS
+from gradsift.store.shards import stored
+from gradsift.store.store import FeatureStore
+from gradsift.store.writer import StoreWriter
 
 NUM_ROWS, DIM, WEIGHTS = 70, 27, [0.25, 0.75]
 

@@ -14,10 +14,10 @@ import pytest
 import yaml
 from runs import conversation, gradsift, small_pool, tiny_run, write_jsonl
 
-from gradsift.data import Example
-from gradsift.runtime import Progress
+from gradsift.data.example import Example
+from gradsift.machine.progress import Progress
+from gradsift.selection.strategies import STRATEGIES
 from gradsift.stages.overlap import PoolOverlap
-from gradsift.strategies import STRATEGIES
 
 LONG = "Anna had nine red apples, gave four of them to Bert, and then ate two: how many has she now?"
 

@@ -14,9 +14,10 @@ from models import MODEL_KINDS, save_model
 from runs import conversation, gradsift, gradsift_process, small_pool, tiny_run, write_jsonl
 from safetensors.torch import load_file
 
-from gradsift.artifact import read_json
-from gradsift.encoding import Encoder, EncodingConfig
-from gradsift.modeling import ModelConfig, load_base_model, load_finetuned, load_tokenizer
+from gradsift.encoding.encoder import Encoder, EncodingConfig
+from gradsift.machine.artifact import read_json
+from gradsift.model.finetuned import load_finetuned
+from gradsift.model.loading import ModelConfig, load_base_model, load_tokenizer
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -78,7 +79,7 @@ def test_tokenizer_is_saved_with_the_template_trained_on(
 ) -> None:
     from transformers import AutoTokenizer
 
-    from gradsift.data import Example
+    from gradsift.data.example import Example
 
     assert run() == 0
     messages = conversation("x", "Say one.", "One.")["messages"]

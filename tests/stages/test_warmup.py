@@ -8,7 +8,7 @@ import pytest
 from runs import gradsift, tiny_run
 from safetensors.torch import load_file
 
-from gradsift.artifact import read_json
+from gradsift.machine.artifact import read_json
 from gradsift.stages.warmup import warmup_rows
 
 

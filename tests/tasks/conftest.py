@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gradsift.data import Example
+from gradsift.data.example import Example
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 

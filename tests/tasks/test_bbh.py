@@ -1,3 +1,5 @@
+"""BBH: its prompts are the authors', from every layout."""
+
 from __future__ import annotations
 
 import json
@@ -7,15 +9,8 @@ from typing import Any
 import pytest
 
 from gradsift.errors import DataError
-from gradsift.tasks import TASKS
-from gradsift.tasks.bbh import (
-    Shot,
-    bbh_prompt,
-    extracted_answer,
-    held_out_examples,
-    parse_shots,
-    validation_examples,
-)
+from gradsift.tasks.bbh import Shot, bbh_prompt, extracted_answer, held_out_examples, parse_shots, validation_examples
+from gradsift.tasks.builtin import TASKS
 
 from .conftest import AuthorsPrompts, WriteJsonl, tulu_prompt
 

@@ -1,10 +1,12 @@
+"""Users' own conversations as questions."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
 
-from gradsift.data import Example, Message
+from gradsift.data.example import Example, Message
 from gradsift.errors import DataError
 from gradsift.tasks.conversation import OWN_PROTOCOLS, held_out_questions
 

@@ -1,3 +1,5 @@
+"""MMLU: its prompts are the authors', from every layout."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,7 +8,7 @@ from typing import Any
 import pytest
 
 from gradsift.errors import DataError
-from gradsift.tasks import TASKS
+from gradsift.tasks.builtin import TASKS
 from gradsift.tasks.mmlu import mmlu_prompt, validation_examples
 
 from .conftest import AuthorsPrompts, WriteJsonl, tulu_prompt

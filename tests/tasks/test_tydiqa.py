@@ -1,3 +1,5 @@
+"""TyDiQA: its prompts are the authors', from every layout."""
+
 from __future__ import annotations
 
 import json
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 
 from gradsift.errors import DataError
-from gradsift.tasks import TASKS
+from gradsift.tasks.builtin import TASKS
 from gradsift.tasks.tydiqa import WORDINGS, tydiqa_prompt, validation_examples
 
 from .conftest import AuthorsPrompts, WriteJsonl, tulu_prompt

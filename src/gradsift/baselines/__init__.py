@@ -1,16 +1,9 @@
-"""What LESS is compared with: `BASELINES` score the pool from texts and a seed alone; `REPRESENTATIONS` are made by the
-base model, embeddings by another, and matched with a target as gradients are."""
+"""What LESS is compared with: methods of texts alone, and of the base model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from pydantic import BaseModel, ConfigDict
-
-from gradsift.baselines.bm25 import bm25
-from gradsift.baselines.controls import full, length, random
-from gradsift.baselines.dsir import dsir
-from gradsift.baselines.embedding import EMBEDDING, EmbeddingConfig
+from gradsift.baselines.embedding import EMBEDDING, EmbeddingConfig, embeddings, load_embedder
+from gradsift.baselines.methods import BASELINES, BaselinesConfig, methods, own_strategy
 from gradsift.baselines.representations import REPRESENTATIONS, Base, Representation
 from gradsift.baselines.texts import Scores, Texts
 
@@ -20,35 +13,12 @@ __all__ = [
     "REPRESENTATIONS",
     "Base",
     "BaselinesConfig",
+    "EmbeddingConfig",
     "Representation",
     "Scores",
     "Texts",
+    "embeddings",
+    "load_embedder",
     "methods",
     "own_strategy",
 ]
-
-BASELINES: dict[str, Callable[[Texts], Scores]] = {
-    "random": random,
-    "bm25": bm25,
-    "dsir": dsir,
-    "length": length,
-    "full": full,
-}
-
-
-class BaselinesConfig(BaseModel):
-    """Settings of the baselines that have some."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    embedding: EmbeddingConfig = EmbeddingConfig()
-
-
-def methods() -> tuple[str, ...]:
-    """Every name that `select.method` may have."""
-    return ("less", *BASELINES, *REPRESENTATIONS, EMBEDDING)
-
-
-def own_strategy(method: str) -> str:
-    """The name in STRATEGIES by which a method selects where the user names none."""
-    return REPRESENTATIONS[method].strategy if method in REPRESENTATIONS else "top"

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradsift.baselines.texts import Scores, Texts
-from gradsift.words import words
+from gradsift.texts import words_in
 
 
 def bm25(texts: Texts) -> Scores:
@@ -28,8 +28,8 @@ def bm25_scores(documents: Sequence[str], queries: Sequence[str]) -> npt.NDArray
     import bm25s
 
     index = bm25s.BM25()
-    index.index([words(document) for document in documents], show_progress=False)
-    return np.stack([_scores(index, words(query), len(documents)) for query in queries], axis=1)
+    index.index([words_in(document) for document in documents], show_progress=False)
+    return np.stack([_scores(index, words_in(query), len(documents)) for query in queries], axis=1)
 
 
 def _scores(index: Any, query: list[str], num_documents: int) -> npt.NDArray[np.float32]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gradsift.batching import Batch
-from gradsift.losses import example_losses, hidden_states
+from gradsift.encoding import Batch
+from gradsift.model import example_losses, hidden_states
 
 
 @dataclass(frozen=True)

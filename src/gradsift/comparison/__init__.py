@@ -1,1 +1,9 @@
 """`gradsift compare`: methods of selection, trained and evaluated side by side on the user's own targets."""
+
+from __future__ import annotations
+
+from gradsift.comparison.run import compare
+
+__all__ = [
+    "compare",
+]

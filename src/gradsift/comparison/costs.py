@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradsift.artifact import MANIFEST, read_json, write_json
-from gradsift.checkpoints import adapter_shapes
 from gradsift.config import RunConfig
-from gradsift.corpus import Corpus
-from gradsift.modeling import ModelConfig
+from gradsift.encoding import Corpus
+from gradsift.machine import MANIFEST, read_json, write_json
+from gradsift.model import ModelConfig, adapter_shapes
 from gradsift.pipeline import checkpoints_of
-from gradsift.stages.warmup import warmup_rows
+from gradsift.stages import warmup_rows
 
 SECONDS_FILE = "seconds.json"
 

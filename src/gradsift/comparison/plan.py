@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradsift.comparing import ArmConfig
 from gradsift.config import RunConfig
-from gradsift.runfolder import RunFolder
-from gradsift.selecting import SelectConfig
-from gradsift.stages.encode import TargetConfig
-from gradsift.stages.evaluate import BASE
-from gradsift.stages.train import TrainConfig
+from gradsift.machine import RunFolder
+from gradsift.selection import ArmConfig, SelectConfig
+from gradsift.stages import BASE, TrainConfig
+from gradsift.tasks import TargetConfig
 
 
 @dataclass(frozen=True)

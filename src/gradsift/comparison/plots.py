@@ -14,17 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from gradsift.artifact import atomic_path
 from gradsift.comparison.outcomes import Outcome, spread
 from gradsift.comparison.plan import Cell, comparison_folder, seed_folder
 from gradsift.config import RunConfig
-from gradsift.corpus import Corpus
-from gradsift.runfolder import RunFolder
-from gradsift.sources import selected_lines
-from gradsift.stages.select import read_selection
+from gradsift.data import selected_lines
+from gradsift.encoding import Corpus
+from gradsift.machine import RunFolder, atomic_path
+from gradsift.stages import read_selection
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
 
 WITHOUT_SCORES = ("random", "full")
 """Methods whose scores say nothing of a row."""

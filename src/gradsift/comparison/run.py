@@ -13,15 +13,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gradsift.artifact import MANIFEST, fingerprint, read_json, write_json
 from gradsift.baselines import BASELINES, EMBEDDING, REPRESENTATIONS
-from gradsift.comparing import ArmConfig
 from gradsift.comparison.costs import Watch, less_flops, representation_flops, training_flops
 from gradsift.comparison.outcomes import Outcome
 from gradsift.comparison.plan import Cell, cell_config, cells, comparison_folder, seed_config, seed_folder
 from gradsift.comparison.plots import draw
 from gradsift.comparison.table import write_table
 from gradsift.config import RunConfig, keep_config
+from gradsift.evaluation import PREDICTIONS_FILE
+from gradsift.machine import MANIFEST, duration, fingerprint, locked, read_json, write_json
 from gradsift.pipeline import (
     encode_stage,
     evaluate_stage,
@@ -33,9 +33,8 @@ from gradsift.pipeline import (
     warmup_stage,
     write_environment,
 )
-from gradsift.runtime import duration, locked
-from gradsift.stages.evaluate import PREDICTIONS_FILE
-from gradsift.stages.select import read_selection
+from gradsift.selection import ArmConfig
+from gradsift.stages import read_selection
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gradsift.artifact import atomic_open
 from gradsift.comparison.outcomes import (
     Difference,
     Outcome,
@@ -18,9 +17,8 @@ from gradsift.comparison.outcomes import (
 )
 from gradsift.comparison.plan import Cell, comparison_folder, models
 from gradsift.config import RunConfig
-from gradsift.markdown import table
-from gradsift.runtime import duration
-from gradsift.stages.evaluate import BASE
+from gradsift.machine import atomic_open, duration, table
+from gradsift.stages import BASE
 
 TABLE_FILE = "comparison.md"
 CONTROL = "random"

@@ -1,1 +1,10 @@
-"""The demo: the whole method on a small pretrained model that comes with the package, and a generated pool."""
+"""`gradsift demo`: the whole method on a small model and pool that come with the package."""
+
+from __future__ import annotations
+
+from gradsift.demo.run import demo, named_targets
+
+__all__ = [
+    "demo",
+    "named_targets",
+]

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradsift.batching import Batch, batches_by_length, pad_rows
 from gradsift.data import Example
 from gradsift.demo.data import Row
-from gradsift.encoding import IGNORED, EncodedRow, Encoder, EncodingConfig
-from gradsift.modeling import ModelConfig, load_base_model, load_tokenizer
-from gradsift.runtime import pick_device
+from gradsift.encoding import IGNORED, Batch, EncodedRow, Encoder, EncodingConfig, batches_by_length, pad_rows
+from gradsift.machine import pick_device
+from gradsift.model import ModelConfig, load_base_model, load_tokenizer
 
 if TYPE_CHECKING:
     from torch import nn
+
 
 MODEL = Path(__file__).parent / "model"
 """The base model that comes with the package; scripts/make_demo_model.py made it."""

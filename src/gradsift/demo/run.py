@@ -20,15 +20,14 @@ from typing import Any
 
 import yaml
 
-from gradsift.artifact import atomic_open
 from gradsift.config import load_config
 from gradsift.demo.data import Row, pool_rows, target_rows
 from gradsift.demo.quality import MODEL
 from gradsift.demo.skills import SKILLS
 from gradsift.demo.table import METHODS, Outcomes, table
 from gradsift.errors import ConfigError, nearest
+from gradsift.machine import atomic_open, duration
 from gradsift.pipeline import run
-from gradsift.runtime import duration
 
 logger = logging.getLogger(__name__)
 

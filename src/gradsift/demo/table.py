@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradsift.artifact import read_json
-from gradsift.runfolder import RunFolder
-from gradsift.stages.evaluate import PREDICTIONS_FILE
+from gradsift.evaluation import PREDICTIONS_FILE
+from gradsift.machine import RunFolder, read_json
 
 METHODS: dict[str, tuple[str, ...]] = {
     "less": ("select.method=less",),

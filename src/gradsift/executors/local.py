@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
 
-from gradsift.errors import GradsiftError, UserError
-from gradsift.runtime import share_threads
+from gradsift.errors import GradsiftError, UserError, WorkerLost
+from gradsift.machine import share_threads
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +25,6 @@ class Worker(Protocol[Unit]):
     def do(self, unit: Unit, report: Report) -> None:
         """Do the unit. It must be safe to do one twice."""
         ...
-
-
-class WorkerLost(GradsiftError):
-    """A worker process ended without a word (killed, or out of memory)."""
 
 
 def run_units(make_worker: Callable[[int], Worker[Any]], units: Sequence[Any], workers: int, report: Report) -> None:

@@ -1,1 +1,33 @@
-"""The stages: files, loops and progress around the pure functions of the method."""
+"""The stages: each turns a config and the folders before it into the next folder of the run."""
+
+from __future__ import annotations
+
+from gradsift.stages.baseline import BaselineStage, score_by_number
+from gradsift.stages.embed import EmbeddingStage
+from gradsift.stages.encode import EncodeStage
+from gradsift.stages.evaluate import BASE, EvaluateStage
+from gradsift.stages.features import FeaturesStage
+from gradsift.stages.score import score_by_influence
+from gradsift.stages.select import SelectStage, read_selection
+from gradsift.stages.train import TrainConfig, TrainStage
+from gradsift.stages.warmup import WarmupConfig, finished_warmup, run_warmup, saved_checkpoints, warmup_rows
+
+__all__ = [
+    "BASE",
+    "BaselineStage",
+    "EmbeddingStage",
+    "EncodeStage",
+    "EvaluateStage",
+    "FeaturesStage",
+    "SelectStage",
+    "TrainConfig",
+    "TrainStage",
+    "WarmupConfig",
+    "finished_warmup",
+    "read_selection",
+    "run_warmup",
+    "saved_checkpoints",
+    "score_by_influence",
+    "score_by_number",
+    "warmup_rows",
+]

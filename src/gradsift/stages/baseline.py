@@ -8,17 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
-from gradsift.artifact import fingerprint
 from gradsift.baselines import BASELINES, Texts
-from gradsift.corpus import Corpus
-from gradsift.data import Example
-from gradsift.runfolder import RunFolder
-from gradsift.scoring import ScoreConfig, scored_subtasks
-from gradsift.source_settings import SourceConfig
-from gradsift.sources import read_examples
-from gradsift.stages.encode import TargetConfig, target_examples
+from gradsift.data import Example, SourceConfig, read_examples
+from gradsift.encoding import Corpus
+from gradsift.machine import RunFolder, fingerprint
+from gradsift.selection import ScoreConfig, scored_subtasks
 from gradsift.stages.score import TargetSide, facts_of, write_scores
 from gradsift.store import FeatureStore, stacked
+from gradsift.tasks import TargetConfig, target_examples
 
 logger = logging.getLogger(__name__)
 

@@ -9,15 +9,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from gradsift.baselines.embedding import EMBEDDING, EmbeddingConfig, embeddings, load_embedder
-from gradsift.corpus import Corpus
-from gradsift.data import Example
-from gradsift.runfolder import RunFolder
-from gradsift.runtime import Progress, pick_device
-from gradsift.source_settings import SourceConfig
+from gradsift.baselines import EMBEDDING, EmbeddingConfig, embeddings, load_embedder
+from gradsift.data import Example, SourceConfig
+from gradsift.encoding import Corpus
+from gradsift.features import FeaturesConfig, store_writer, unprojected
+from gradsift.machine import Progress, RunFolder, pick_device
 from gradsift.stages.baseline import encoded_pool, encoded_target
-from gradsift.stages.collect import FeaturesConfig, store_writer, unprojected
-from gradsift.stages.encode import TargetConfig
+from gradsift.tasks import TargetConfig
 
 logger = logging.getLogger(__name__)
 

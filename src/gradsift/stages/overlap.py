@@ -7,18 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradsift.artifact import fingerprint, read_json, write_json
-from gradsift.corpus import Corpus
-from gradsift.data import Example
+from gradsift.data import Example, SourceConfig, read_examples
+from gradsift.encoding import Corpus
 from gradsift.errors import DataError
-from gradsift.overlap import ItemNgrams
-from gradsift.runfolder import RunFolder
-from gradsift.runtime import Progress
-from gradsift.source_settings import SourceConfig
-from gradsift.sources import read_examples
-from gradsift.stages.encode import TargetConfig, held_out, target_examples
-from gradsift.tasks.question import Question
-from gradsift.words import words
+from gradsift.machine import Progress, RunFolder, fingerprint, read_json, write_json
+from gradsift.tasks import Question, TargetConfig, held_out, target_examples
+from gradsift.texts import ItemNgrams, words_in
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +57,7 @@ class PoolOverlap:
             return {name: [] for name in ngrams}
         with Progress(f"overlap {', '.join(ngrams)}", corpus.num_read) as progress:
             for row in self._read(progress):
-                row_words = words(row.dialogue)
+                row_words = words_in(row.dialogue)
                 for name, runs in ngrams.items():
                     if runs.stand_in(row_words):
                         found[name].append((row.source, row.id))

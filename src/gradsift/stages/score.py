@@ -16,13 +16,20 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from gradsift.artifact import atomic_path, fingerprint, read_json, write_json
-from gradsift.blocks import Span, SpanReader
-from gradsift.corpus import Corpus
+from gradsift.encoding import Corpus
 from gradsift.errors import DataError, StoreMismatch
-from gradsift.runfolder import RunFolder
-from gradsift.runtime import Progress, Threads, compute_threads
-from gradsift.scoring import (
+from gradsift.features import Origin
+from gradsift.machine import (
+    Progress,
+    RunFolder,
+    Threads,
+    atomic_path,
+    compute_threads,
+    fingerprint,
+    read_json,
+    write_json,
+)
+from gradsift.selection import (
     Influence,
     ScoreConfig,
     checkpoint_weights,
@@ -31,8 +38,7 @@ from gradsift.scoring import (
     subtask_directions,
     usable_rows,
 )
-from gradsift.stages.makers import Origin
-from gradsift.store import FeatureStore, require_joinable, stacked
+from gradsift.store import FeatureStore, Span, SpanReader, require_joinable, stacked
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +58,7 @@ class TargetSide:
     """Fingerprint of everything that the scores come from."""
 
 
-def score(
+def score_by_influence(
     run: RunFolder, checkpoints: Sequence[Origin], targets: Sequence[str], config: ScoreConfig, method: str = "less"
 ) -> None:
     """Write the scores of every target that has none from these stores with these settings."""

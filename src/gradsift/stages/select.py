@@ -16,26 +16,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gradsift.artifact import atomic_open, file_sha256, fingerprint, read_json, write_json
-from gradsift.corpus import Corpus
-from gradsift.data import Example
-from gradsift.duplicates import duplicates
+from gradsift.data import Example, SourceConfig, selected_examples, selected_lines
+from gradsift.encoding import Corpus
 from gradsift.errors import DataError
-from gradsift.runfolder import RunFolder
-from gradsift.selecting import (
-    Chosen,
-    ScoredRows,
-    SelectConfig,
-    choose,
-    ranking,
-    wanted_count,
-    with_gumbel_noise,
-)
-from gradsift.source_settings import SourceConfig
-from gradsift.sources import selected_examples, selected_lines
-from gradsift.stages.encode import TargetConfig
+from gradsift.machine import RunFolder, atomic_open, file_sha256, fingerprint, read_json, write_json
+from gradsift.selection import Chosen, ScoredRows, SelectConfig, choose, ranking, wanted_count, with_gumbel_noise
 from gradsift.stages.overlap import PoolOverlap
 from gradsift.stages.score import read_scores, score_facts
+from gradsift.tasks import TargetConfig
+from gradsift.texts import new_duplicates
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +88,7 @@ class SelectStage:
         if config.gumbel and config.method != "full":
             rows = with_gumbel_noise(rows, config.gumbel, self.seed)
         order = ranking(rows, config.order)
-        found = duplicates(config.deduplicate, config.near_threshold) if config.method != "full" else None
+        found = new_duplicates(config.deduplicate, config.near_threshold) if config.method != "full" else None
         if found is None:
             chosen = choose(order, rows, config)
         else:

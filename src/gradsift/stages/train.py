@@ -13,20 +13,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from gradsift.artifact import MANIFEST, first_difference, read_json, write_json
-from gradsift.data import Example
+from gradsift.data import Example, SourceConfig, read_examples, source_fingerprint
 from gradsift.encoding import EncodedRow, Encoder, EncodingConfig, SetAside
 from gradsift.errors import ConfigError, DataError, RunFolderError
-from gradsift.modeling import ModelConfig, add_lora, load_base_model, load_tokenizer, model_fingerprint
-from gradsift.runfolder import RunFolder
-from gradsift.runtime import pick_device, pick_dtype
-from gradsift.source_settings import SourceConfig
-from gradsift.sources import read_examples, source_fingerprint
+from gradsift.machine import MANIFEST, RunFolder, first_difference, pick_device, pick_dtype, read_json, write_json
+from gradsift.model import ModelConfig, add_lora, load_base_model, load_tokenizer, model_fingerprint
 from gradsift.stages.select import read_selection, selection_examples
-from gradsift.stages.training import Training, TrainingConfig, finetune
+from gradsift.training import Training, TrainingConfig, finetune
 
 if TYPE_CHECKING:
     from torch import nn
+
 
 logger = logging.getLogger(__name__)
 

@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gradsift.artifact import MANIFEST, write_json
-from gradsift.checkpoints import Checkpoint, import_checkpoint, list_checkpoints, load_checkpoint
-from gradsift.corpus import Corpus
-from gradsift.encoding import EncodedRow
+from gradsift.encoding import Corpus, EncodedRow
 from gradsift.errors import ConfigError
-from gradsift.modeling import ModelConfig, add_lora, load_base_model
-from gradsift.runfolder import RunFolder
-from gradsift.runtime import pick_device
-from gradsift.stages.training import TRAINER_FOLDER, Training, TrainingConfig, finetune
+from gradsift.machine import MANIFEST, RunFolder, pick_device, write_json
+from gradsift.model import (
+    Checkpoint,
+    ModelConfig,
+    add_lora,
+    import_checkpoint,
+    list_checkpoints,
+    load_base_model,
+    load_checkpoint,
+)
+from gradsift.training import TRAINER_FOLDER, Training, TrainingConfig, finetune
 
 
 class SavedCheckpoint(BaseModel):
@@ -64,7 +68,7 @@ def finished_warmup(run: RunFolder) -> list[Checkpoint]:
     return list_checkpoints(run.warmup) if (run.warmup / MANIFEST).is_file() else []
 
 
-def warmup(run: RunFolder, model_config: ModelConfig, config: WarmupConfig, seed: int) -> list[Checkpoint]:
+def run_warmup(run: RunFolder, model_config: ModelConfig, config: WarmupConfig, seed: int) -> list[Checkpoint]:
     """Train on a random part of the pool, from the last finished epoch where there is one; its checkpoints."""
     from transformers import set_seed
 

@@ -18,15 +18,7 @@ from typing import NamedTuple
 from gradsift.data import Example
 from gradsift.tasks.files import Row, held_out_rows, is_json, json_object, target_files, validation_rows
 from gradsift.tasks.prompt import Prompt, as_examples, parted
-from gradsift.tasks.question import (
-    EvaluationProtocol,
-    Question,
-    Scores,
-    Shots,
-    ShotText,
-    in_natural_order,
-    numbered,
-)
+from gradsift.tasks.question import EvaluationProtocol, Question, Scores, Shots, ShotText, in_natural_order, numbered
 
 PREFILL = "A:"
 LAYOUT = ("bbh-three-shot.json",)

@@ -18,15 +18,7 @@ from gradsift.data import Example
 from gradsift.errors import DataError
 from gradsift.tasks.files import Row, held_out_rows, opened, target_files, validation_rows
 from gradsift.tasks.prompt import Prompt, as_examples, parted
-from gradsift.tasks.question import (
-    EvaluationProtocol,
-    Question,
-    Scores,
-    Shots,
-    ShotText,
-    in_natural_order,
-    numbered,
-)
+from gradsift.tasks.question import EvaluationProtocol, Question, Scores, Shots, ShotText, in_natural_order, numbered
 
 PREFILL = "The answer is:"
 LAYOUT = ("dev/*_dev.csv", "*_dev.csv")

@@ -17,15 +17,7 @@ from gradsift.data import Example
 from gradsift.tasks import squad
 from gradsift.tasks.files import Row, held_out_rows, is_json, json_object, target_files, validation_rows
 from gradsift.tasks.prompt import Prompt, as_examples, parted
-from gradsift.tasks.question import (
-    EvaluationProtocol,
-    Question,
-    Scores,
-    Shots,
-    ShotText,
-    in_natural_order,
-    numbered,
-)
+from gradsift.tasks.question import EvaluationProtocol, Question, Scores, Shots, ShotText, in_natural_order, numbered
 
 LAYOUT = ("dev/tydiqa-one-shot.json", "tydiqa-one-shot.json")
 TEST_LAYOUT = ("test/tydiqa-goldp-v1.1-dev.json", "tydiqa-goldp-v1.1-dev.json")

@@ -1,0 +1,40 @@
+"""`BASELINES`: what LESS is compared with, by name, and every name that `select.method` may have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pydantic import BaseModel, ConfigDict
+
+from gradsift.baselines.bm25 import bm25
+from gradsift.baselines.controls import full, length, random
+from gradsift.baselines.dsir import dsir
+from gradsift.baselines.embedding import EMBEDDING, EmbeddingConfig
+from gradsift.baselines.representations import REPRESENTATIONS
+from gradsift.baselines.texts import Scores, Texts
+
+BASELINES: dict[str, Callable[[Texts], Scores]] = {
+    "random": random,
+    "bm25": bm25,
+    "dsir": dsir,
+    "length": length,
+    "full": full,
+}
+
+
+class BaselinesConfig(BaseModel):
+    """Settings of the baselines that have some."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    embedding: EmbeddingConfig = EmbeddingConfig()
+
+
+def methods() -> tuple[str, ...]:
+    """Every name that `select.method` may have."""
+    return ("less", *BASELINES, *REPRESENTATIONS, EMBEDDING)
+
+
+def own_strategy(method: str) -> str:
+    """The name in STRATEGIES by which a method selects where the user names none."""
+    return REPRESENTATIONS[method].strategy if method in REPRESENTATIONS else "top"

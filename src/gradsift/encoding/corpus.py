@@ -1,0 +1,172 @@
+"""`Corpus`: the encoded rows of a pool or target on disk, with the rows that were set aside and why.
+
+A folder with `rows.parquet` (id, source, row, tokens, labels), `set_aside.jsonl`, and `manifest.json`, written last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gradsift.encoding.encoder import EncodedRow, SetAside
+from gradsift.machine import MANIFEST, atomic_open, atomic_path, read_json, remove_leftovers, write_json
+
+ROWS_FILE = "rows.parquet"
+SET_ASIDE_FILE = "set_aside.jsonl"
+ROW_GROUP = 1024
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("row", pa.int64()),  # position in the pool, set-aside rows counted
+        ("source_row", pa.int64()),  # position in its source
+        ("subtask", pa.string()),
+        ("num_tokens", pa.int32()),
+        ("num_supervised", pa.int32()),
+        ("input_ids", pa.list_(pa.int32())),
+        ("labels", pa.list_(pa.int32())),
+    ]
+)
+
+
+class Corpus:
+    """Encoded rows, in the order in which they were read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest: dict[str, Any] = read_json(folder / MANIFEST)
+        self._file: pq.ParquetFile | None = None
+
+    @staticmethod
+    def is_finished(folder: Path) -> bool:
+        """Whether the folder holds a whole corpus."""
+        return (folder / MANIFEST).is_file()
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that a gradient can be taken of."""
+        return int(self.manifest["num_rows"])
+
+    @property
+    def num_read(self) -> int:
+        """All rows, those set aside too."""
+        return int(self.manifest["num_read"])
+
+    def column(self, name: str) -> list[Any]:
+        """One column, whole."""
+        return pq.read_table(self.folder / ROWS_FILE, columns=[name])[name].to_pylist()  # type: ignore[no-any-return]
+
+    def table(self, names: Sequence[str]) -> pa.Table:
+        """Some columns, whole, as an Arrow table."""
+        return pq.read_table(self.folder / ROWS_FILE, columns=list(names))
+
+    def rows(self, start: int, stop: int) -> list[EncodedRow]:
+        """Rows `start` … `stop - 1`; only the row groups that hold them are read."""
+        if self._file is None:
+            self._file = pq.ParquetFile(self.folder / ROWS_FILE)
+        groups = range(start // ROW_GROUP, -(-stop // ROW_GROUP))
+        table = self._file.read_row_groups(list(groups))
+        table = table.slice(start - groups.start * ROW_GROUP, stop - start)
+        return [_encoded_row(record) for record in table.to_pylist()]
+
+
+def _encoded_row(record: Mapping[str, Any]) -> EncodedRow:
+    return EncodedRow(
+        record["id"],
+        record["source"],
+        record["source_row"],
+        record["subtask"],
+        np.asarray(record["input_ids"], dtype=np.int32),
+        np.asarray(record["labels"], dtype=np.int32),
+    )
+
+
+def write_corpus(folder: Path, results: Iterable[EncodedRow | SetAside], facts: Mapping[str, Any]) -> Corpus:
+    """Write the rows as they come, a row group at a time; `facts` go into the manifest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    writer = _Writer()
+    with (
+        atomic_path(folder / ROWS_FILE) as path,
+        atomic_open(folder / SET_ASIDE_FILE) as aside,
+        contextlib.closing(pq.ParquetWriter(path, SCHEMA, compression="zstd")) as parquet,
+    ):
+        for table in writer.tables(results):
+            parquet.write_table(table, row_group_size=ROW_GROUP)
+        for record in writer.set_aside:
+            aside.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+    write_json(folder / MANIFEST, {**facts, **writer.facts()})
+    return Corpus(folder)
+
+
+class _Writer:
+    """Turns results into tables of one row group, counting and fingerprinting on the way."""
+
+    def __init__(self) -> None:
+        self.set_aside: list[dict[str, Any]] = []
+        self._num_read = self._num_rows = self._num_tokens = 0
+        self._per_source: dict[str, dict[str, int]] = {}
+        self._lost_beginning: list[str] = []
+        self._digest = hashlib.sha256()
+
+    def tables(self, results: Iterable[EncodedRow | SetAside]) -> Iterator[pa.Table]:
+        records: list[dict[str, Any]] = []
+        for result in results:
+            counts = self._per_source.setdefault(result.source, {"read": 0, "set_aside": 0})
+            counts["read"] += 1
+            if isinstance(result, SetAside):
+                counts["set_aside"] += 1
+                self.set_aside.append(self._aside(result))
+            else:
+                records.append(self._record(result))
+            self._num_read += 1
+            if len(records) == ROW_GROUP:
+                yield pa.Table.from_pylist(records, schema=SCHEMA)
+                records = []
+        if records:
+            yield pa.Table.from_pylist(records, schema=SCHEMA)
+
+    def _aside(self, result: SetAside) -> dict[str, Any]:
+        return {"id": result.id, "source": result.source, "row": self._num_read, "reason": result.reason}
+
+    def _record(self, result: EncodedRow) -> dict[str, Any]:
+        self._num_rows += 1
+        self._num_tokens += result.num_tokens
+        if result.lost_beginning:
+            self._lost_beginning.append(result.id)
+        identity = json.dumps([result.source, result.id, result.subtask])
+        self._digest.update(identity.encode() + result.input_ids.tobytes() + result.labels.tobytes())
+        return {
+            "id": result.id,
+            "source": result.source,
+            "row": self._num_read,
+            "source_row": result.row,
+            "subtask": result.subtask,
+            "num_tokens": result.num_tokens,
+            "num_supervised": result.num_supervised,
+            "input_ids": result.input_ids,
+            "labels": result.labels,
+        }
+
+    def facts(self) -> dict[str, Any]:
+        reasons: dict[str, int] = {}
+        for record in self.set_aside:
+            reasons[record["reason"]] = reasons.get(record["reason"], 0) + 1
+        return {
+            "num_read": self._num_read,
+            "num_rows": self._num_rows,
+            "num_tokens": self._num_tokens,
+            "set_aside": reasons,
+            "lost_beginning": self._lost_beginning,
+            "per_source": self._per_source,
+            "fingerprint": self._digest.hexdigest()[:32],
+        }

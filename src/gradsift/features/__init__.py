@@ -1,0 +1,24 @@
+"""Features made: what they are made with, what they mean, and the worker that fills a store's shards."""
+
+from __future__ import annotations
+
+from gradsift.features.gradient_features import FeatureMaker
+from gradsift.features.meaning import origin_meaning, rows_meaning, unprojected
+from gradsift.features.origins import Origin, SoleOrigin
+from gradsift.features.settings import FeaturesConfig
+from gradsift.features.tasks import StoreTask, Unit, store_writer
+from gradsift.features.worker import FeatureWorker
+
+__all__ = [
+    "FeatureMaker",
+    "FeatureWorker",
+    "FeaturesConfig",
+    "Origin",
+    "SoleOrigin",
+    "StoreTask",
+    "Unit",
+    "origin_meaning",
+    "rows_meaning",
+    "store_writer",
+    "unprojected",
+]

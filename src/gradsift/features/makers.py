@@ -1,0 +1,106 @@
+"""Makers of features: what one process loads to turn batches into rows of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gradsift.baselines import REPRESENTATIONS, Base
+from gradsift.encoding import Batch
+from gradsift.features.gradient_features import FeatureMaker
+from gradsift.features.origins import Origin
+from gradsift.gradients import AdamForm, AdamTerms, PerExampleGradients, ProjectionConfig, adam_terms, build_projector
+from gradsift.model import (
+    Checkpoint,
+    ModelConfig,
+    add_saved_lora,
+    load_adapter,
+    load_base_model,
+    load_finetuned,
+    plain_head,
+    read_moments,
+)
+
+
+class Maker(Protocol):
+    """Makes features of a batch."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Float32 [B, K]."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A model with hooks that stands at a checkpoint, and what Γ takes from that checkpoint, on its device."""
+
+    checkpoint: Checkpoint
+    gradients: PerExampleGradients
+    terms: dict[str, AdamTerms]
+
+
+@dataclass(frozen=True)
+class RepresentationMaker:
+    """What turns a batch into a representation of that kind."""
+
+    kind: str
+    base: Base
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Float32 [B, K]."""
+        with torch.no_grad():
+            return REPRESENTATIONS[self.kind].represent(self.base, batch)
+
+
+@dataclass
+class Makers:
+    """One process's model; it is changed only when the origin changes."""
+
+    model: ModelConfig
+    projection: ProjectionConfig
+    adam: AdamForm
+    device: torch.device
+    _checkpoint: LoadedCheckpoint | None = field(default=None, init=False)
+    _base: Base | None = field(default=None, init=False)
+
+    def maker(self, origin: Origin, form: AdamForm) -> Maker:
+        """What makes a store's features; `form` is of a checkpoint's gradients alone."""
+        if isinstance(origin, Checkpoint):
+            return self._gradients(self._at(origin), form)
+        return self._representation(origin.name)
+
+    def _representation(self, kind: str) -> Maker:
+        if self._base is None:
+            model = load_finetuned(self.model, None, self.device)
+            self._base = Base(model, plain_head(model))
+        return RepresentationMaker(kind, self._base)
+
+    def _gradients(self, loaded: LoadedCheckpoint, form: AdamForm) -> Maker:
+        projector = build_projector(self.projection, loaded.gradients.shapes)
+        terms = loaded.terms if form == self.adam else {}
+        return FeatureMaker(loaded.gradients, form, terms, projector)
+
+    def _at(self, checkpoint: Checkpoint) -> LoadedCheckpoint:
+        """The model with that checkpoint's adapter; the base is loaded once."""
+        if self._checkpoint is not None and self._checkpoint.checkpoint == checkpoint:
+            return self._checkpoint
+        if self._checkpoint is None:
+            base = load_base_model(self.model, self.device)
+            model = add_saved_lora(base, checkpoint.path).to(self.device)
+            gradients = PerExampleGradients(model)
+        else:
+            gradients = self._checkpoint.gradients
+            self._checkpoint.terms.clear()  # never two checkpoints' moments at once
+        load_adapter(gradients.model, checkpoint, gradients.shapes)
+        self._checkpoint = LoadedCheckpoint(checkpoint, gradients, self._terms(checkpoint, gradients.shapes))
+        return self._checkpoint
+
+    def _terms(self, checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, AdamTerms]:
+        if self.adam not in ("reference", "adamw"):
+            return {}
+        moments, adam = read_moments(checkpoint, shapes)
+        return {name: adam_terms(self.adam, moments.pop(name).to(self.device), adam) for name in shapes}

@@ -1,0 +1,55 @@
+"""Store tasks and their work units: one feature store to make, and one shard of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradsift.encoding import Corpus
+from gradsift.features.origins import Origin
+from gradsift.features.settings import FeaturesConfig
+from gradsift.store import StoreWriter, row_bytes
+
+
+@dataclass(frozen=True)
+class StoreTask:
+    """One feature store to make: these rows, with this model, in this form."""
+
+    corpus: Path
+    folder: Path
+    origin: Origin
+    meaning: Mapping[str, Any]
+
+    @property
+    def dim(self) -> int:
+        """K."""
+        return int(self.meaning["projection"]["dim"])
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One shard of a store, and the rows `start` … `stop - 1` that it holds."""
+
+    task: StoreTask
+    start: int
+    stop: int
+    shard: int
+
+    @property
+    def num_rows(self) -> int:
+        """R."""
+        return self.stop - self.start
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes on the disk, without its header."""
+        return self.num_rows * row_bytes(self.task.dim, self.task.meaning["dtype"])
+
+
+def store_writer(corpus: Path, folder: Path, meaning: Mapping[str, Any], config: FeaturesConfig) -> StoreWriter:
+    """The writer of a store of a corpus' rows."""
+    table = Corpus(corpus).table(["source", "id"])
+    keys = list(zip(table["source"].to_pylist(), table["id"].to_pylist(), strict=True))
+    return StoreWriter(folder, meaning, keys, config.shard_rows)

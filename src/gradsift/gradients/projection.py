@@ -1,0 +1,222 @@
+"""Projectors: from the blocks of a gradient, one LoRA matrix at a time, to K numbers an example.
+
+A projector is additive over parameters and keyed by (seed, parameter name, position), so that the result doesn't
+depend on batch, shard, worker, order or device. All its randomness comes from Philox, a counter-based generator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import accumulate, repeat
+from typing import Literal, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from gradsift.errors import ConfigError
+from gradsift.gradients.philox import philox
+from gradsift.machine import compute_threads
+
+PROJECTION_VERSION = 2
+"""Raised whenever the numbers of a projector change: stores of two versions don't match."""
+
+RADEMACHER_BLOCK_FLOATS = 1 << 19
+"""Signs that a thread holds at once: 2 MB, as much as a core's cache."""
+RADEMACHER_LANES = 8
+SIGN_BIT, ONE_BITS = -(1 << 31), 0x3F800000
+"""Of a float32: the bit of its sign, and 1.0."""
+
+
+class ProjectionConfig(BaseModel):
+    """What the rows of a store are projected with; part of their meaning."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["sketch", "rademacher", "identity"] = "sketch"
+    dim: int = Field(8192, ge=1)
+    """K. `identity` has no choice: its K is the number of LoRA parameters."""
+    seed: int = Field(0, ge=0)
+
+
+class Projector(Protocol):
+    """Adds the projection of one parameter's block to the features."""
+
+    dim: int
+
+    @property
+    def piece(self) -> int:
+        """A block can be given in pieces that start at multiples of this many coordinates."""
+        ...
+
+    def add(self, features_BK: Tensor, block_BOI: Tensor, parameter: str, start: int = 0) -> None:
+        """Add the projection of `block_BOI` to `features_BK`, in place, in float32.
+
+        The block may be a piece [B, D] of a flattened one, from the coordinate `start` on.
+        """
+        ...
+
+
+class Identity:
+    """The gradient itself: every parameter at its own offset, in the model's order. For tests and tiny models."""
+
+    piece = 1
+
+    def __init__(self, config: ProjectionConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._offsets: dict[str, int] = {}
+        self.dim = 0
+        for name, shape in shapes.items():
+            self._offsets[name] = self.dim
+            self.dim += torch.Size(shape).numel()
+
+    def add(self, features_BK: Tensor, block_BOI: Tensor, parameter: str, start: int = 0) -> None:
+        """Add the block at the parameter's offset."""
+        block_BD = block_BOI.flatten(1)
+        first = self._offsets[parameter] + start
+        features_BK[:, first : first + block_BD.shape[1]] += block_BD
+
+
+@dataclass(frozen=True)
+class SketchPlan:
+    """The random choices of a sketch for one parameter: ±1 by position in the chunk, and ±1 and a shift by chunk."""
+
+    position_signs: Tensor
+    """float32 [num_chunks / K rounded up, K]: one row serves K chunks, as many as there are shifts."""
+    chunk_signs: tuple[int, ...]
+    shifts: tuple[int, ...]
+
+
+class Sketch:
+    """A count sketch in block-rolled form: K-long chunks of the flattened block, signed, each added at its own shift.
+
+    Chunk c, position k goes to bucket (shift_c + k) mod K with sign a_c b_k. The shifts of a parameter are distinct,
+    so two coordinates never meet with the same sign pattern around them: inner products are unbiased with variance
+    at most (|x|²|y|² + (x·y)²) / (K - 1), as for independent signs, whatever the structure of the gradient. No index
+    table, no atomics, sums in fixed order, one pass over the block.
+    """
+
+    def __init__(self, config: ProjectionConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.dim = self.piece = config.dim
+        self._seed, self._shapes = config.seed, shapes
+        self._plans: dict[str, SketchPlan] = {}
+
+    def add(self, features_BK: Tensor, block_BOI: Tensor, parameter: str, start: int = 0) -> None:
+        """Add the sketch of the block."""
+        assert start % self.dim == 0, "a piece must start where a chunk does"
+        add_chunks = _add_gathered if block_BOI.is_cuda else _add_rolled
+        add_chunks(features_BK, block_BOI.flatten(1), self._plan(parameter, block_BOI.device), start // self.dim)
+
+    def _plan(self, parameter: str, device: torch.device) -> SketchPlan:
+        if parameter not in self._plans:
+            plan = sketch_plan(self._seed, parameter, torch.Size(self._shapes[parameter]).numel(), self.dim)
+            self._plans[parameter] = replace(plan, position_signs=plan.position_signs.to(device))
+        return self._plans[parameter]
+
+
+def _add_rolled(features_BK: Tensor, block_BD: Tensor, plan: SketchPlan, first_chunk: int) -> None:
+    """Add the chunks one by one, each in its two parts: one pass over the block."""
+    dim = features_BK.shape[1]
+    for chunk, chunk_BC in enumerate(block_BD.split(dim, dim=1), first_chunk):
+        sign, shift, width = plan.chunk_signs[chunk], plan.shifts[chunk], chunk_BC.shape[1]
+        signs_C = plan.position_signs[chunk // dim, :width]
+        head = min(width, dim - shift)
+        features_BK[:, shift : shift + head].addcmul_(chunk_BC[:, :head], signs_C[:head], value=sign)
+        if head < width:
+            features_BK[:, : width - head].addcmul_(chunk_BC[:, head:], signs_C[head:], value=sign)
+
+
+def _add_gathered(features_BK: Tensor, block_BD: Tensor, plan: SketchPlan, first_chunk: int) -> None:
+    """Add all chunks in a handful of calls: for devices on which a call costs more than a pass over a chunk."""
+    dim = features_BK.shape[1]
+    num_chunks = -(-block_BD.shape[1] // dim)
+    chunks = torch.arange(first_chunk, first_chunk + num_chunks)
+    shifts_C, signs_C = (torch.tensor(values)[chunks] for values in (plan.shifts, plan.chunk_signs))
+    columns_CK = ((torch.arange(dim) - shifts_C[:, None]) % dim).to(block_BD.device)
+    signs_CK = plan.position_signs[(chunks // dim).to(block_BD.device)] * signs_C[:, None].to(block_BD.device)
+    padded_BD = torch.nn.functional.pad(block_BD, (0, num_chunks * dim - block_BD.shape[1]))
+    signed_BCK = padded_BD.unflatten(1, (num_chunks, dim)) * signs_CK
+    features_BK += signed_BCK.gather(2, columns_CK.expand_as(signed_BCK)).sum(dim=1)
+
+
+def sketch_plan(seed: int, parameter: str, size: int, dim: int) -> SketchPlan:
+    """Signs and shifts for a parameter of `size` numbers, on the CPU."""
+    num_chunks = -(-size // dim)
+    num_rounds = -(-num_chunks // dim)
+    key = philox_key(seed, parameter, "sketch")
+    words = philox(key, 0, num_rounds * dim, torch.device("cpu")).view(num_rounds, dim, 4)
+    position_signs = 1.0 - 2.0 * (words[..., 0] & 1).float()
+    chunk_signs = (1 - 2 * (words[..., 1] & 1)).flatten()[:num_chunks]
+    shifts = words[..., 2].argsort(dim=1, stable=True).flatten()[:num_chunks]
+    return SketchPlan(position_signs, tuple(chunk_signs.tolist()), tuple(shifts.tolist()))
+
+
+class Rademacher:
+    """The dense ±1/√K matrix of the paper, made block by block from counters and never held as a whole."""
+
+    piece = 1
+
+    def __init__(self, config: ProjectionConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.dim, self._seed = config.dim, config.seed
+
+    def add(self, features_BK: Tensor, block_BOI: Tensor, parameter: str, start: int = 0) -> None:
+        """Add block @ signs / √K.
+
+        On a CPU in a fixed number of lanes, each summed by one thread: signs are made by one thread in any case, and
+        the sums don't depend on how many threads there are.
+        """
+        block_BD = block_BOI.flatten(1)
+        key = philox_key(self._seed, parameter, "rademacher")
+        if block_BD.is_cuda:
+            self._add_lane(features_BK, block_BD, key, start)
+            return
+        sums_LBK = features_BK.new_zeros(RADEMACHER_LANES, *features_BK.shape)
+        lanes = block_BD.tensor_split(RADEMACHER_LANES, dim=1)
+        starts = accumulate((lane_BD.shape[1] for lane_BD in lanes[:-1]), initial=start)
+        with compute_threads() as threads:
+            for _ in threads.in_order(lambda lane: self._add_lane(*lane), zip(sums_LBK, lanes, repeat(key), starts)):
+                pass
+        features_BK += sums_LBK.sum(dim=0)
+
+    def _add_lane(self, sum_BK: Tensor, block_BD: Tensor, key: int, start: int) -> None:
+        """Add the product with the signs of these coordinates, some at a time, so that signs stay in the cache."""
+        step = max(1, RADEMACHER_BLOCK_FLOATS // self.dim)
+        for first in range(0, block_BD.shape[1], step):
+            part_BD = block_BD[:, first : first + step]
+            signs_DK = rademacher_signs(key, start + first, part_BD.shape[1], self.dim, part_BD.device)
+            sum_BK.addmm_(part_BD, signs_DK, alpha=self.dim**-0.5)
+
+
+def rademacher_signs(key: int, start: int, rows: int, dim: int, device: torch.device) -> Tensor:
+    """Signs of coordinates `start` … `start + rows - 1`, float32 [rows, dim]; each is one bit of its own counter.
+
+    A row has W 32-bit words of its own counters; the sign of column s·W + w is bit 31 - s of word w. In that order
+    32 numbers are made of a word by shifting it as a whole, moving its sign bit to that of 1.0.
+    """
+    num_counters = -(-dim // 256)
+    words = philox(key, start * num_counters, rows * num_counters, device).view(torch.int32)
+    shifts = torch.arange(32, dtype=torch.int32, device=device)
+    bits = words.view(rows, 1, num_counters * 8) << shifts[:, None]
+    signs = bits.bitwise_and_(SIGN_BIT).bitwise_or_(ONE_BITS).view(torch.float32)
+    return signs.view(rows, num_counters * 256)[:, :dim]
+
+
+def philox_key(seed: int, parameter: str, purpose: str) -> int:
+    """A 64-bit key of its own for each (seed, parameter, purpose)."""
+    text = f"gradsift/{PROJECTION_VERSION}/{purpose}/{seed}/{parameter}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+PROJECTORS: dict[str, type[Identity] | type[Sketch] | type[Rademacher]] = {
+    "sketch": Sketch,
+    "rademacher": Rademacher,
+    "identity": Identity,
+}
+
+
+def build_projector(config: ProjectionConfig, shapes: Mapping[str, tuple[int, ...]]) -> Projector:
+    """The projector for parameters of these shapes, given in the model's order."""
+    if not shapes:
+        raise ConfigError("there is no LoRA parameter to project")
+    return PROJECTORS[config.kind](config, shapes)

@@ -1,0 +1,62 @@
+"""Threads that compute side by side, with results that don't depend on how many there are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+AHEAD = 2
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def share_threads(num_processes: int) -> None:
+    """Give this process its share of the cores."""
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_processes))
+
+
+class Threads:
+    """Threads that compute side by side."""
+
+    def __init__(self, count: int, pool: ThreadPoolExecutor) -> None:
+        self.count, self._pool = count, pool
+
+    def in_order(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """`function` of every item, in the items' order; two items a thread are taken ahead, and no more."""
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(self._pool.submit(function, item))
+                if len(waiting) > AHEAD * self.count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+@contextlib.contextmanager
+def compute_threads(per_core: int = 1) -> Iterator[Threads]:
+    """As many threads as torch would use for one product (OMP_NUM_THREADS, else the cores), times `per_core`: more
+    than one where threads wait for a disk.
+
+    Each runs torch on one thread, so that what it computes doesn't depend on how many there are. So does the
+    calling thread meanwhile: torch's own threads wait by spinning, on the cores that these need.
+    """
+    import torch
+
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(count * per_core, "compute", torch.set_num_threads, (1,)) as pool:
+            yield Threads(count * per_core, pool)
+    finally:
+        torch.set_num_threads(count)

@@ -1,0 +1,44 @@
+"""Models: base, tokenizer, LoRA adapter and its checkpoints with Adam's moments; an example's loss."""
+
+from __future__ import annotations
+
+from gradsift.model.adapters import LoraConfig, add_lora, add_saved_lora
+from gradsift.model.checkpoints import (
+    Checkpoint,
+    adapter_shapes,
+    import_checkpoint,
+    list_checkpoints,
+    load_adapter,
+    load_checkpoint,
+    read_moments,
+)
+from gradsift.model.finetuned import load_finetuned
+from gradsift.model.identity import model_fingerprint
+from gradsift.model.loading import ModelConfig, hidden_size, load_base_model, load_tokenizer
+from gradsift.model.losses import example_losses, hidden_states, only_positions, plain_head
+from gradsift.model.moments import AdamSettings, Moments
+
+__all__ = [
+    "AdamSettings",
+    "Checkpoint",
+    "LoraConfig",
+    "ModelConfig",
+    "Moments",
+    "adapter_shapes",
+    "add_lora",
+    "add_saved_lora",
+    "example_losses",
+    "hidden_size",
+    "hidden_states",
+    "import_checkpoint",
+    "list_checkpoints",
+    "load_adapter",
+    "load_base_model",
+    "load_checkpoint",
+    "load_finetuned",
+    "load_tokenizer",
+    "model_fingerprint",
+    "only_positions",
+    "plain_head",
+    "read_moments",
+]

@@ -1,0 +1,28 @@
+"""The model that a training left behind, adapter or whole, ready to answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradsift.model.adapters import old_names_in_peft
+from gradsift.model.loading import ModelConfig, load_base_model
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def load_finetuned(config: ModelConfig, folder: Path | None, device: torch.device) -> nn.Module:
+    """The model with the adapter in `folder`, or the whole model in it, or, with None, the base: ready to answer."""
+    import peft
+
+    if folder is None:
+        model = load_base_model(config, device)
+    elif (folder / "adapter_config.json").is_file():
+        base = load_base_model(config, device)
+        with old_names_in_peft():
+            model = peft.PeftModel.from_pretrained(base, folder).to(device)
+    else:
+        model = load_base_model(config.model_copy(update={"name_or_path": str(folder)}), device)
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,57 @@
+"""What identifies a base model: a fingerprint of its config and its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from gradsift.errors import ConfigError
+from gradsift.machine import fingerprint
+from gradsift.model.loading import ModelConfig, model_errors
+
+WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
+SAMPLED_BLOCKS = 64
+SAMPLED_BLOCK_BYTES = 1 << 16
+
+
+def model_fingerprint(config: ModelConfig) -> str:
+    """Identifies the base: its config and a sample of every weight file (64 blocks of 64 KiB, and its size).
+
+    A sample, because a 7B model has 13 GB; training changes all weights, so no block stays as it was. A hub model is
+    identified by the files in the local cache.
+    """
+    folder = _local_folder(config)
+    weights = sorted(path for pattern in WEIGHT_PATTERNS for path in folder.glob(pattern))
+    if not weights:
+        raise ConfigError(f"model.name_or_path: there are no weights in {config.name_or_path}")
+    described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    described.pop("transformers_version", None)
+    return fingerprint([described, config.quantization, *(_sampled_sha256(path) for path in weights)])
+
+
+def _local_folder(config: ModelConfig) -> Path:
+    folder = Path(config.name_or_path).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    with model_errors(config):
+        return Path(
+            snapshot_download(
+                config.name_or_path,
+                revision=config.revision,
+                allow_patterns=["*.json", *WEIGHT_PATTERNS],
+            )
+        )
+
+
+def _sampled_sha256(path: Path) -> str:
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    step = max(size // SAMPLED_BLOCKS, SAMPLED_BLOCK_BYTES)
+    with path.open("rb") as file:
+        for start in range(0, size, step):
+            file.seek(start)
+            digest.update(file.read(SAMPLED_BLOCK_BYTES))
+    return digest.hexdigest()

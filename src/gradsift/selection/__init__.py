@@ -1,0 +1,45 @@
+"""From features to chosen rows: influence scores, strategies, budgets, and the arms of a comparison."""
+
+from __future__ import annotations
+
+from gradsift.selection.arms import ArmConfig, CompareConfig
+from gradsift.selection.scoring import (
+    Influence,
+    ScoreConfig,
+    checkpoint_weights,
+    combined,
+    scored_subtasks,
+    subtask_directions,
+    usable_rows,
+)
+from gradsift.selection.selecting import (
+    Chosen,
+    ScoredRows,
+    SelectConfig,
+    choose,
+    ranking,
+    wanted_count,
+    with_gumbel_noise,
+)
+from gradsift.selection.strategies import STRATEGIES, Candidates
+
+__all__ = [
+    "STRATEGIES",
+    "ArmConfig",
+    "Candidates",
+    "Chosen",
+    "CompareConfig",
+    "Influence",
+    "ScoreConfig",
+    "ScoredRows",
+    "SelectConfig",
+    "checkpoint_weights",
+    "choose",
+    "combined",
+    "ranking",
+    "scored_subtasks",
+    "subtask_directions",
+    "usable_rows",
+    "wanted_count",
+    "with_gumbel_noise",
+]

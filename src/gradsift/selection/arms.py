@@ -1,0 +1,77 @@
+"""What is compared with what: the `compare` section of the config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from gradsift.selection.selecting import MethodName, StrategyName
+
+
+class ArmConfig(BaseModel):
+    """A way to select: a method, and the strategy that takes rows from its scores."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: MethodName
+    strategy: StrategyName | None = None
+    """None: select.strategy, else the method's own."""
+    epochs: int | None = Field(None, ge=1)
+    """Of the training; None: train.epochs. The full pool is large: fewer may do."""
+
+    @property
+    def label(self) -> str:
+        """What tables and files call it."""
+        return self.method if self.strategy is None else f"{self.method}-{self.strategy}"
+
+
+class CompareConfig(BaseModel):
+    """Methods × targets × seeds, and the budgets that each is given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    methods: list[ArmConfig] = Field(
+        [ArmConfig(method=name) for name in ("less", "random", "bm25", "dsir", "rds", "full")], min_length=1
+    )
+    """Names of methods, or `{method: less, strategy: round_robin}`, `{method: full, epochs: 1}`."""
+    seeds: list[int] = Field([0, 1, 2], min_length=1)
+    """Of the warmup's rows, the order of training and random choices; the pool and its samples stay the same."""
+    fractions: list[float] = []
+    """Budgets, as fractions of the pool, each a training of its own; none: the budget of `select`."""
+    own_model: bool = True
+    """Where train.model is another model: train the selection model too, so that transfer has something beside it."""
+    source_column: str | None = None
+    """Column of the pool's rows that names where a row comes from, for the plot of what was chosen; None: the pool's
+    sources."""
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _name_is_a_method(cls, value: Any) -> Any:
+        items = [value] if isinstance(value, str | Mapping) else value
+        return [{"method": item} if isinstance(item, str) else item for item in items]
+
+    @field_validator("methods")
+    @classmethod
+    def _no_method_twice(cls, value: list[ArmConfig]) -> list[ArmConfig]:
+        labels = [arm.label for arm in value]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"{label} stands there twice")
+        return value
+
+    @field_validator("fractions")
+    @classmethod
+    def _parts_of_the_pool(cls, value: list[float]) -> list[float]:
+        for fraction in value:
+            if not 0 < fraction <= 1:
+                raise ValueError(f"{fraction} is no fraction of the pool: give numbers above 0, up to 1")
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, value: list[int]) -> list[int]:
+        if len(set(value)) < len(value) or any(not 0 <= seed < 2**32 for seed in value):
+            raise ValueError("seeds must differ, and be whole numbers from 0")
+        return value

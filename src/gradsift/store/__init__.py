@@ -1,0 +1,26 @@
+"""Feature stores: K numbers for every row, in shards that are either whole or absent, and say what they mean."""
+
+from __future__ import annotations
+
+from gradsift.store.blocks import Span, SpanReader, block_rows
+from gradsift.store.conversion import quantize
+from gradsift.store.quantization import BITS, packed_width, unpacked
+from gradsift.store.shards import DTYPES, row_bytes, stacked
+from gradsift.store.store import FeatureStore, require_joinable
+from gradsift.store.writer import StoreWriter
+
+__all__ = [
+    "BITS",
+    "DTYPES",
+    "FeatureStore",
+    "Span",
+    "SpanReader",
+    "StoreWriter",
+    "block_rows",
+    "packed_width",
+    "quantize",
+    "require_joinable",
+    "row_bytes",
+    "stacked",
+    "unpacked",
+]

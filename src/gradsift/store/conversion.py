@@ -1,0 +1,51 @@
+"""Quantising: a finished store written again at fewer bits a value, beside the one that it comes from."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from gradsift.errors import UserError
+from gradsift.machine import Progress
+from gradsift.store.quantization import BITS
+from gradsift.store.store import FeatureStore
+from gradsift.store.writer import StoreWriter
+
+logger = logging.getLogger(__name__)
+
+
+def quantize(source: FeatureStore, bits: int, folder: Path) -> FeatureStore:
+    """The store in `folder`: the same rows and meaning, another dtype; shards that are there are not made again.
+
+    The source is checked first: a damaged one would pass its damage on under a good checksum. Raises StoreDamaged
+    then, and UserError where the source is quantised already or is the folder itself.
+    """
+    dtype = f"int{bits}"
+    _require_original(source, folder)
+    writer = _writer(source, folder, dtype)
+    if writer.is_finished():
+        logger.info("quantize: %s is finished", folder)
+        return FeatureStore(folder)
+    source.verify()
+    writer.open()
+    missing = writer.missing()
+    with Progress("quantize", sum(stop - start for start, stop in map(writer.bounds, missing))) as progress:
+        for index in missing:
+            shard = source.shard(index)
+            writer.write(index, source.features(shard))
+            progress.advance(len(shard.ids))
+    return writer.finish()
+
+
+def _require_original(source: FeatureStore, folder: Path) -> None:
+    if source.dtype in BITS:
+        raise UserError(f"{source.folder}: is {source.dtype} already: quantise the store that it was made from")
+    if folder.resolve() == source.folder.resolve():
+        raise UserError(f"{folder}: is the store itself: give --out another folder")
+
+
+def _writer(source: FeatureStore, folder: Path, dtype: str) -> StoreWriter:
+    shard_rows = max((record["rows"] for record in source.manifest["shards"]), default=1)
+    return StoreWriter(
+        folder, {**source.meaning, "dtype": dtype}, list(source.keys()), shard_rows, quantized_from=source.dtype
+    )

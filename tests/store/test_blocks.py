@@ -1,0 +1,72 @@
+"""Rows that stream by are those of the shard, whatever the sizes of blocks and spans; damage is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gradsift.errors import StoreDamaged
+from gradsift.store import blocks
+from gradsift.store.blocks import SpanReader, block_rows, spans_of
+
+NUM_ROWS, DIM = 23, 6
+
+
+def shard(folder: Path, dtype: torch.dtype = torch.float16) -> dict[str, torch.Tensor]:
+    features_RK = (100 * torch.randn(NUM_ROWS, DIM, generator=torch.Generator().manual_seed(0))).to(dtype)
+    tensors = {"features": features_RK, "scales": torch.ones(NUM_ROWS), "norms": features_RK.float().norm(dim=1)}
+    save_file(tensors, folder / "shard", {"ids": "[]"})
+    return tensors
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of three rows, spans of two blocks."""
+    monkeypatch.setattr(blocks, "BLOCK_VALUES", 3 * DIM)
+    monkeypatch.setattr(blocks, "BLOCKS_IN_SPAN", 2)
+
+
+@pytest.mark.parametrize("dtype", blocks.STORED_DTYPES.values())
+def test_blocks_are_the_shards_rows(tmp_path: Path, small: None, dtype: torch.dtype) -> None:
+    tensors, reader = shard(tmp_path, dtype), SpanReader(DIM)
+    spans = list(spans_of(tmp_path / "shard", DIM))
+    found = [block.clone() for span in spans for block in reader.blocks(span)]
+    assert [len(block) for block in found] == [3, 3, 3, 3, 3, 3, 3, 2]
+    assert torch.equal(torch.cat(found), tensors["features"])
+
+
+def test_numbers_are_those_of_the_spans_rows(tmp_path: Path, small: None) -> None:
+    tensors, reader = shard(tmp_path), SpanReader(DIM)
+    found = [reader.numbers(span, "norms") for span in spans_of(tmp_path / "shard", DIM)]
+    assert [len(norms_R) for norms_R in found] == [6, 6, 6, 5]
+    assert torch.equal(torch.cat(found), tensors["norms"])
+
+
+def test_a_block_has_one_row_at_least() -> None:
+    assert block_rows(10**9) == 1
+
+
+@pytest.mark.parametrize("left", [0, 5, 100, -1])
+def test_truncated_shard_is_named(tmp_path: Path, left: int) -> None:
+    shard(tmp_path)
+    content = (tmp_path / "shard").read_bytes()
+    (tmp_path / "shard").write_bytes(content[:left])
+    with pytest.raises(StoreDamaged, match="shard"):
+        list(spans_of(tmp_path / "shard", DIM))
+
+
+def test_shard_that_shrinks_while_it_is_read_is_named(tmp_path: Path) -> None:
+    shard(tmp_path)
+    [span] = spans_of(tmp_path / "shard", DIM)
+    content = (tmp_path / "shard").read_bytes()
+    (tmp_path / "shard").write_bytes(content[:-1])
+    with pytest.raises(StoreDamaged, match="ends too early"):
+        list(SpanReader(DIM).blocks(span))
+
+
+def test_missing_shard_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreDamaged, match="shard"):
+        list(spans_of(tmp_path / "shard", DIM))

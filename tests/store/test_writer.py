@@ -1,0 +1,75 @@
+"""Stores as they are written: shards that are missing, and meanings that differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gradsift.errors import StoreDamaged, StoreMismatch
+from gradsift.store.store import FeatureStore
+from gradsift.store.writer import StoreWriter
+
+KEYS = [("pool", f"row-{index}") for index in range(10)]
+
+
+def meaning(**changes: Any) -> dict[str, Any]:
+    return {
+        "checkpoint": "c",
+        "base_model": "b",
+        "tokenizer": "t",
+        "template": "tulu",
+        "max_length": 64,
+        "parameters": {"layer.0.lora_A.default.weight": [4, 8]},
+        "projection": {"kind": "sketch", "dim": 16, "seed": 0, "version": 1},
+        "gradient": "reference",
+        "dtype": "float32",
+        "data": "d",
+        **changes,
+    }
+
+
+def features(scale: float = 1.0) -> torch.Tensor:
+    return scale * torch.randn(10, 16, generator=torch.Generator().manual_seed(0))
+
+
+def written(folder: Path, values: torch.Tensor, **changes: Any) -> FeatureStore:
+    described = {key: value for key, value in meaning(**changes).items() if value is not None}
+    writer = StoreWriter(folder, described, KEYS, 4)
+    writer.open()
+    for shard in writer.missing():
+        writer.write(shard, values[slice(*writer.bounds(shard))])
+    return writer.finish()
+
+
+@pytest.mark.parametrize(("wanted", "found"), [("float32", "int8"), ("int8", "int4"), ("int8", "float32")])
+def test_shards_of_another_dtype_are_missing(tmp_path: Path, wanted: str, found: str) -> None:
+    written(tmp_path, features(), dtype=found)
+    assert StoreWriter(tmp_path, meaning(dtype=wanted), KEYS, 4).missing() == [0, 1, 2]
+
+
+def test_lost_and_truncated_shards_are_missing(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path, meaning(), KEYS, 4)
+    written(tmp_path, features())
+    (tmp_path / "shard-00000.safetensors").unlink()
+    path = tmp_path / "shard-00002.safetensors"
+    path.write_bytes(path.read_bytes()[:50])
+    assert writer.missing() == [0, 2]
+
+
+def test_shard_of_other_rows_is_missing(tmp_path: Path) -> None:
+    written(tmp_path, features())
+    assert StoreWriter(tmp_path, meaning(), KEYS[::-1], 4).missing() == [0, 1, 2]
+
+
+def test_unfinished_store_does_not_open(tmp_path: Path) -> None:
+    with pytest.raises(StoreDamaged, match=r"manifest\.json"):
+        FeatureStore(tmp_path)
+
+
+def test_going_on_with_another_meaning_is_refused_with_both_values(tmp_path: Path) -> None:
+    StoreWriter(tmp_path, meaning(), KEYS, 4).open()
+    with pytest.raises(StoreMismatch, match="max_length: 64 against 128"):
+        StoreWriter(tmp_path, meaning(max_length=128), KEYS, 4).open()
