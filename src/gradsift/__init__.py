@@ -22,6 +22,7 @@ from gradsift.errors import (
     UserError,
     WorkerLost,
 )
+from gradsift.machine import wait_politely
 
 if TYPE_CHECKING:
     from gradsift.comparison import compare
@@ -57,6 +58,7 @@ _HOMES = {"compare": "gradsift.comparison", "load_config": "gradsift.config", "r
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    wait_politely()
     return getattr(import_module(_HOMES[name]), name)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gradsift.errors import ConfigError, UserError
+from gradsift.machine import wait_politely
 
 STAGES = ("encode", "warmup", "features", "score", "select", "train", "evaluate")
 STAGE_HELP = {
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     _quiet_libraries()
+    wait_politely()
     try:
         return int(options.command(options))
     except UserError as error:

@@ -20,6 +20,7 @@ from gradsift.machine.markdown import table
 from gradsift.machine.progress import Progress, duration
 from gradsift.machine.runfolder import RunFolder
 from gradsift.machine.threads import Threads, compute_threads, share_threads
+from gradsift.machine.waiting import wait_politely
 
 __all__ = [
     "MANIFEST",
@@ -44,5 +45,6 @@ __all__ = [
     "require_space",
     "share_threads",
     "table",
+    "wait_politely",
     "write_json",
 ]
