@@ -72,14 +72,22 @@ def test_wrong_subtask_column_lists_those_there(config: Path, capsys: pytest.Cap
     assert "kind" in line
 
 
-def test_broken_json_names_file_and_line(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pool = tmp_path / "pool.jsonl"
+def cut_line(pool: Path, number: int) -> None:
     lines = pool.read_text().splitlines()
-    lines[4] = lines[4][:-3]
+    lines[number - 1] = lines[number - 1][:-3]
     pool.write_text("\n".join(lines))
-    line = refused(capsys, "run", config)
+
+
+def test_broken_json_names_file_and_line(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cut_line(tmp_path / "pool.jsonl", 5)
+    line = refused(capsys, "run", config, "pool.0.on_error=refuse")
     assert "pool.jsonl" in line
     assert "line 5" in line
+
+
+def test_bad_row_of_a_target_is_refused(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cut_line(tmp_path / "target.jsonl", 2)
+    assert "target.jsonl, line 2: is not valid JSON" in refused(capsys, "encode", config)
 
 
 def test_empty_pool(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from gradsift.config import RunConfig, keep_config
 from gradsift.errors import RunFolderError
 from gradsift.features import Origin, SoleOrigin
 from gradsift.influence_check import InfluenceCheck, InfluenceSettings, write_influence_report
-from gradsift.machine import locked, write_json
+from gradsift.machine import is_read_only, locked, write_json
 from gradsift.model import Checkpoint
 from gradsift.selection import checkpoint_weights
 from gradsift.stages import (
@@ -180,7 +180,9 @@ def check_influence(config: RunConfig) -> str:
 
 
 def write_environment(config: RunConfig) -> None:
-    """Write versions, machine, seed and command into the run folder."""
+    """Write versions, machine, seed and command into the run folder; they stay where that is read-only."""
+    if is_read_only(config.run.path):
+        return
     facts = {
         "gradsift": __version__,
         "python": platform.python_version(),

@@ -9,6 +9,9 @@ from gradsift.encoding import Corpus
 from gradsift.machine import MANIFEST, RunFolder, duration, read_json
 from gradsift.selection import SelectConfig
 
+MAX_REASONS = 8
+"""Reasons for rows set aside that are shown; the file lists all."""
+
 
 def summary(run: RunFolder, targets: Sequence[str], select: SelectConfig, seconds: Mapping[str, float]) -> str:
     """What the run folder holds, as text for the terminal."""
@@ -34,7 +37,9 @@ def summary(run: RunFolder, targets: Sequence[str], select: SelectConfig, second
 def _pool_lines(pool: Corpus, run: RunFolder) -> list[str]:
     aside = pool.num_read - pool.num_rows
     lines = [f"pool: {pool.num_read:,} rows read, {aside:,} set aside, {pool.manifest['num_tokens']:,} tokens"]
-    lines += [f"  {count:,} × {reason}" for reason, count in pool.manifest["set_aside"].items()]
+    reasons = pool.manifest["set_aside"]
+    lines += [f"  {count:,} × {reason}" for reason, count in list(reasons.items())[:MAX_REASONS]]
+    lines += ["  …"] if len(reasons) > MAX_REASONS else []
     return lines + ([f"  listed in {run.pool / 'set_aside.jsonl'}"] if aside else [])
 
 

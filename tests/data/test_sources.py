@@ -99,9 +99,9 @@ def ids(source: SourceConfig, seed: int = 0) -> list[str]:
 
 
 def refusal(source: SourceConfig) -> str:
-    """What is said of a source that can't be read."""
+    """What is said of a source that can't be read, be it for one row."""
     with pytest.raises(DataError) as caught:
-        list(read_examples(source, 0))
+        list(read_examples(source.model_copy(update={"on_error": "refuse"}), 0))
     return str(caught.value)
 
 

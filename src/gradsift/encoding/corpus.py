@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from gradsift.machine import MANIFEST, atomic_open, atomic_path, read_json, remo
 ROWS_FILE = "rows.parquet"
 SET_ASIDE_FILE = "set_aside.jsonl"
 ROW_GROUP = 1024
+MAX_REASONS = 20
+"""Reasons that a manifest counts one by one; those of rows that can't be read may be as many as the rows."""
 
 SCHEMA = pa.schema(
     [
@@ -136,7 +139,8 @@ class _Writer:
             yield pa.Table.from_pylist(records, schema=SCHEMA)
 
     def _aside(self, result: SetAside) -> dict[str, Any]:
-        return {"id": result.id, "source": result.source, "row": self._num_read, "reason": result.reason}
+        record = {"id": result.id, "source": result.source, "row": self._num_read, "reason": result.reason}
+        return {**record, "place": result.place} if result.place else record
 
     def _record(self, result: EncodedRow) -> dict[str, Any]:
         self._num_rows += 1
@@ -158,15 +162,19 @@ class _Writer:
         }
 
     def facts(self) -> dict[str, Any]:
-        reasons: dict[str, int] = {}
-        for record in self.set_aside:
-            reasons[record["reason"]] = reasons.get(record["reason"], 0) + 1
         return {
             "num_read": self._num_read,
             "num_rows": self._num_rows,
             "num_tokens": self._num_tokens,
-            "set_aside": reasons,
+            "set_aside": _most_common([record["reason"] for record in self.set_aside]),
             "lost_beginning": self._lost_beginning,
             "per_source": self._per_source,
             "fingerprint": self._digest.hexdigest()[:32],
         }
+
+
+def _most_common(reasons: Sequence[str]) -> dict[str, int]:
+    counts = Counter(reasons)
+    shown = dict(counts.most_common(MAX_REASONS))
+    others = counts.total() - sum(shown.values())
+    return {**shown, "other reasons": others} if others else shown

@@ -62,6 +62,8 @@ class SetAside:
     source: str
     row: int
     reason: str
+    place: str = ""
+    """File and line, where the row couldn't even be read."""
 
 
 class Encoder:

@@ -17,8 +17,10 @@ Metrics = Mapping[str, Any]
 def write_report(folder: Path) -> Path:
     """Write `report.md` into the folder (RUN/evaluation) from all metrics in it; its path."""
     path = folder / REPORT_FILE
-    with atomic_open(path) as file:
-        file.write("\n".join(report_lines(folder)).encode() + b"\n")
+    text = "\n".join(report_lines(folder)).encode() + b"\n"
+    if not path.is_file() or path.read_bytes() != text:  # the folder may be read-only by now
+        with atomic_open(path) as file:
+            file.write(text)
     return path
 
 

@@ -15,6 +15,7 @@ from gradsift.machine.artifact import (
 )
 from gradsift.machine.devices import free_memory, num_devices, peak_share, pick_device, pick_dtype
 from gradsift.machine.disk import require_space
+from gradsift.machine.faults import is_read_only, machine_fault
 from gradsift.machine.lock import locked
 from gradsift.machine.markdown import table
 from gradsift.machine.progress import Progress, duration
@@ -34,7 +35,9 @@ __all__ = [
     "fingerprint",
     "first_difference",
     "free_memory",
+    "is_read_only",
     "locked",
+    "machine_fault",
     "num_devices",
     "peak_share",
     "pick_device",

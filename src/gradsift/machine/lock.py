@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gradsift.errors import RunFolderError
+from gradsift.machine.faults import is_read_only
 
 logger = logging.getLogger(__name__)
 
@@ -17,8 +18,15 @@ logger = logging.getLogger(__name__)
 def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold the run folder for this process; the lock dies with the process, however it ends.
 
-    Where another process holds it: wait for it, or raise RunFolderError.
+    Where another process holds it: wait for it, or raise RunFolderError. A folder that can't be written to needs no
+    lock: what is finished in it can still be told.
     """
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"{folder} is a file: a run needs a folder of that name")
+    if is_read_only(folder):
+        logger.warning("%s is read-only: only what is finished in it can be shown", folder)
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as file:
         try:

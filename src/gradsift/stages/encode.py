@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from gradsift.data import Example, SourceConfig, read_examples, source_fingerprint
-from gradsift.encoding import Corpus, EncodedRow, Encoder, EncodingConfig, SetAside, write_corpus
+from gradsift.data import BadRow, Example, SourceConfig, read_rows, source_fingerprint
+from gradsift.encoding import SET_ASIDE_FILE, Corpus, EncodedRow, Encoder, EncodingConfig, SetAside, write_corpus
 from gradsift.errors import DataError, RunFolderError
 from gradsift.machine import Progress, RunFolder, write_json
 from gradsift.model import ModelConfig, load_tokenizer
@@ -35,10 +36,11 @@ class EncodeStage:
             corpus = Corpus(self._run.pool)
             _require_same_files(corpus, fingerprints)
             return corpus
-        examples = (example for source in sources for example in read_examples(source, self._seed))
-        corpus = self._write(self._run.pool, "encode pool", examples, {"sources": fingerprints})
+        rows = (row for source in sources for row in read_rows(source, self._seed))
+        corpus = self._write(self._run.pool, "encode pool", rows, {"sources": fingerprints})
+        _warn_of_bad_rows(corpus)
         if corpus.num_rows == 0:
-            raise DataError(f"no row of the pool can be used{_reasons(corpus)}; see {corpus.folder}/set_aside.jsonl")
+            raise DataError(f"no row of the pool can be used{_reasons(corpus)}; see {corpus.folder / SET_ASIDE_FILE}")
         return corpus
 
     def target(self, config: TargetConfig) -> Corpus:
@@ -76,14 +78,14 @@ class EncodeStage:
         self,
         folder: Path,
         label: str,
-        examples: Iterable[Example],
+        rows: Iterable[Example | BadRow],
         facts: dict[str, Any],
         keep_answers: bool = False,
     ) -> Corpus:
         encoder = self._ready_encoder()
         with Progress(label, None) as progress:
-            rows = _encoded(encoder, examples, keep_answers, progress)
-            return write_corpus(folder, rows, {**facts, "encoding": encoder.meaning()})
+            results = _encoded(encoder, rows, keep_answers, progress)
+            return write_corpus(folder, results, {**facts, "encoding": encoder.meaning()})
 
     def _ready_encoder(self) -> Encoder:
         if self._encoder is None:
@@ -92,13 +94,35 @@ class EncodeStage:
 
 
 def _encoded(
-    encoder: Encoder, examples: Iterable[Example], keep_answers: bool, progress: Progress
+    encoder: Encoder, rows: Iterable[Example | BadRow], keep_answers: bool, progress: Progress
 ) -> Iterator[EncodedRow | SetAside]:
-    stream = iter(examples)
+    """A result a row, in their order."""
+    stream = iter(rows)
     while chunk := list(islice(stream, CHUNK)):
-        results = encoder.encode(chunk, keep_answers)
-        yield from results
+        results = encoder.encode([row for row in chunk if isinstance(row, Example)], keep_answers)
+        encoded = iter(results)
+        yield from (as_set_aside(row) if isinstance(row, BadRow) else next(encoded) for row in chunk)
         progress.advance(len(chunk), sum(row.num_tokens for row in results if isinstance(row, EncodedRow)))
+
+
+def as_set_aside(row: BadRow) -> SetAside:
+    """A row that can't be read, as one that no gradient can be taken of."""
+    return SetAside(row.id, row.source, row.row, row.reason, row.place)
+
+
+def _warn_of_bad_rows(corpus: Corpus) -> None:
+    path = corpus.folder / SET_ASIDE_FILE
+    with path.open(encoding="utf-8") as file:
+        bad = [record for record in map(json.loads, file) if "place" in record]
+    if bad:
+        logger.warning(
+            "encode pool: %d of %d rows can't be read and are set aside (%s); the first is %s: %s",
+            len(bad),
+            corpus.num_read,
+            path,
+            bad[0]["place"],
+            bad[0]["reason"],
+        )
 
 
 def _require_same_files(corpus: Corpus, fingerprints: dict[str | None, str]) -> None:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from gradsift.data import Example, SourceConfig, read_examples, source_fingerprint
+from gradsift.data import BadRow, Example, SourceConfig, read_rows, source_fingerprint
 from gradsift.encoding import EncodedRow, Encoder, EncodingConfig, SetAside
 from gradsift.errors import ConfigError, DataError, RunFolderError
 from gradsift.machine import MANIFEST, RunFolder, first_difference, pick_device, pick_dtype, read_json, write_json
 from gradsift.model import ModelConfig, add_lora, load_base_model, load_tokenizer, model_fingerprint
+from gradsift.stages.encode import as_set_aside
 from gradsift.stages.select import read_selection, selection_examples
 from gradsift.training import Training, TrainingConfig, finetune
 
@@ -129,7 +130,11 @@ class TrainStage:
 
     def _rows(self, encoder: Encoder, target: str, selection: str) -> tuple[list[EncodedRow], dict[str, int]]:
         """The rows to train on, and how many were set aside and why. Raises DataError where none is left."""
-        results = encoder.encode(self._examples(target, selection))
+        given = self._given(target, selection)
+        results = [
+            *encoder.encode([row for row in given if isinstance(row, Example)]),
+            *(as_set_aside(row) for row in given if isinstance(row, BadRow)),
+        ]
         rows = [result for result in results if isinstance(result, EncodedRow)]
         reasons = Counter(result.reason for result in results if isinstance(result, SetAside))
         listed = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
@@ -139,10 +144,10 @@ class TrainStage:
             logger.warning("train %s: %d of %d rows set aside: %s", target, reasons.total(), len(results), listed)
         return rows, dict(reasons)
 
-    def _examples(self, target: str, selection: str) -> list[Example]:
+    def _given(self, target: str, selection: str) -> Sequence[Example | BadRow]:
         if self.config.data is None:
             return selection_examples(self.run, self.pool, target, selection)
-        return [example for source in self.config.data for example in read_examples(source, self.seed)]
+        return [row for source in self.config.data for row in read_rows(source, self.seed)]
 
     def _fresh_model(self) -> nn.Module:
         """The base, with a fresh adapter or with every weight in float32; random numbers follow the seed."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from gradsift.data import parsed_json
 from gradsift.errors import DataError
 
 VALIDATION_SPLIT = "val"
@@ -32,14 +33,14 @@ class Row:
     def id(self) -> str | None:
         """The user's id as text; None where there is none."""
         value = self.fields.get("id")
-        return None if value is None else str(value)
+        return None if value is None else self._writable(str(value), "id")
 
     def text(self, name: str) -> str:
         """The field as it stands; `DataError` where it is absent, blank or not text."""
         value = self._field(name)
         if not isinstance(value, str) or not value.strip():
             raise self.error(f"field {name!r} is {value!r}; it must be text that isn't blank")
-        return value
+        return self._writable(value, name)
 
     def items(self, name: str) -> list[Any]:
         """The field as a list; `DataError` where it is absent, empty or no list."""
@@ -51,6 +52,13 @@ class Row:
     def error(self, message: str) -> DataError:
         """A `DataError` that names the row's place."""
         return DataError(f"{self.label}: {message}" if self.label else message, self.path, self.line)
+
+    def _writable(self, text: str, name: str) -> str:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise self.error(f"field {name!r} has half of a surrogate pair at character {error.start}") from error
+        return text
 
     def _field(self, name: str) -> Any:
         if name not in self.fields:
@@ -79,6 +87,8 @@ def target_files(path: Path, task: str, patterns: tuple[str, ...], without: tupl
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[IO[str]]:
     """The file as UTF-8 text with its line ends untouched, unpacked where it is `.gz`."""
+    if path.exists() and not path.is_file():
+        raise DataError("is no file", path)
     try:
         if path.suffix == ".gz":
             with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as file:
@@ -149,10 +159,12 @@ def _rows(path: Path) -> list[Row]:
 
 def _parsed(text: str, path: Path, line: int | None = None) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = parsed_json(text)
     except json.JSONDecodeError as error:
         place = error.lineno if line is None else line
         raise DataError(f"broken JSON: {error.msg}", path, place) from error
+    except DataError as error:
+        raise DataError(str(error), path, line) from error
     if not isinstance(value, dict):
         raise DataError(f"not a JSON object but {type(value).__name__}", path, line)
     return value
