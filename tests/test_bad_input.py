@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,123 @@ def test_rows_set_aside_are_listed(config: Path, tmp_path: Path, capsys: pytest.
     aside = [json.loads(line) for line in (tmp_path / "run" / "pool" / "set_aside.jsonl").read_text().splitlines()]
     assert [row["id"] for row in aside] == ["silent"]
     assert "25 rows read, 1 set aside" in capsys.readouterr().out
+
+
+BAD_LINES = [
+    b'{"id": "cut", "messages": [{"role": "us',
+    b'{"id": "tool", "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": 7}]}',
+    b'{"id": "image", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}',
+    b'{"id": "bytes", "messages": "\xff"}',
+    b'{"id": "none"}',
+]
+
+
+@pytest.fixture
+def pool_with_bad_rows(config: Path, tmp_path: Path) -> Path:
+    """The small pool, with a bad line before each of its first rows."""
+    pool = tmp_path / "pool.jsonl"
+    lines = pool.read_bytes().splitlines()
+    mixed = [line for pair in zip(BAD_LINES, lines, strict=False) for line in pair]
+    pool.write_bytes(b"\n".join([*mixed, *lines[len(BAD_LINES) :]]) + b"\n")
+    return pool
+
+
+def test_bad_rows_are_set_aside_counted_and_listed(
+    config: Path, tmp_path: Path, pool_with_bad_rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gradsift("run", config, "--until", "encode") == 0
+    printed = capsys.readouterr()
+    assert "29 rows read, 5 set aside" in printed.out
+    assert "5 of 29 rows can't be read and are set aside" in printed.err
+    aside = [json.loads(line) for line in (tmp_path / "run" / "pool" / "set_aside.jsonl").read_text().splitlines()]
+    assert [row["place"] for row in aside] == [f"{pool_with_bad_rows}, line {line}" for line in (1, 3, 5, 7, 9)]
+    assert [row["row"] for row in aside] == [0, 2, 4, 6, 8]
+    assert [row["id"] for row in aside] == ["0000000", "tool", "image", "0000006", "none"]
+    assert all(row["reason"] for row in aside)
+    manifest = json.loads((tmp_path / "run" / "pool" / "manifest.json").read_text())
+    assert manifest["per_source"] == {"pool": {"read": 29, "set_aside": 5}}
+
+
+@pytest.mark.parametrize("method", ["less", "bm25", "length"])
+def test_bad_rows_change_nothing_for_the_others(
+    config: Path, tmp_path: Path, pool_with_bad_rows: Path, method: str
+) -> None:
+    def selected(run: str, pool: str) -> list[dict[str, Any]]:
+        select = f"select={{count: 6, method: {method}, deduplicate: exact}}"
+        settings = [f"run_dir={tmp_path / run}", f"pool.0.path={pool}", "warmup.fraction=1.0", select]
+        assert gradsift("run", config, "--until", "select", *settings) == 0
+        lines = (tmp_path / run / "selection" / "sums" / f"{method}.jsonl").read_bytes().splitlines()
+        return [json.loads(line) for line in lines]
+
+    good = write_jsonl(tmp_path / "good.jsonl", small_pool())
+    assert selected("a", str(pool_with_bad_rows)) == selected("b", str(good))
+
+
+def test_file_trained_on_leaves_its_bad_rows_out(config: Path, tmp_path: Path, pool_with_bad_rows: Path) -> None:
+    data = f"train.data=[{{name: mine, path: {pool_with_bad_rows}}}]"
+    assert gradsift("run", config, "--until", "train", "pool.0.path=" + str(tmp_path / "pool.jsonl"), data) == 0
+    facts = json.loads((tmp_path / "run" / "model" / "sums" / "less" / "manifest.json").read_text())
+    assert (facts["num_rows"], sum(facts["set_aside"].values())) == (24, 5)
+
+
+def test_pipe_as_pool_is_refused(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert "is a pipe" in refused(capsys, "run", config, f"pool.0.path={tmp_path / 'pipe.jsonl'}")
+
+
+# The machine
+
+
+def test_file_in_place_of_the_run_folder(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert "file is a file" in refused(capsys, "run", config, f"run_dir={tmp_path / 'file'}")
+    line = refused(capsys, "run", config, f"run_dir={tmp_path / 'file' / 'run'}")
+    assert line == f"gradsift: {tmp_path / 'file' / 'run'}: not a directory; a file is where a folder belongs"
+
+
+def test_file_that_may_not_be_read_is_named(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.open
+
+    def forbidden(path: Path, *arguments: Any, **keys: Any) -> Any:
+        if path.name == "pool.jsonl":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *arguments, **keys)
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    assert "pool.jsonl: permission denied" in refused(capsys, "run", config)
+
+
+def test_failing_disk_is_not_called_a_full_one(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    line = refused(capsys, "run", config)
+    assert "input/output error" in line
+    assert "no space" not in line
+
+
+def test_finished_folder_that_is_read_only_still_reports(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gradsift("run", config, f"targets.0.test_path={tmp_path / 'target.jsonl'}") == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    printed = capsys.readouterr().out
+
+    def read_only(path: Any, *_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    for name in ("mkdir", "unlink", "replace", "write_bytes", "write_text"):
+        monkeypatch.setattr(Path, name, read_only)
+    assert gradsift("run", config, f"targets.0.test_path={tmp_path / 'target.jsonl'}") == 0
+    assert capsys.readouterr().out.splitlines()[:-1] == printed.splitlines()[:-1]
+    assert {path: path.read_bytes() for path in before} == before
+    assert "read-only file system; name a place" in refused(capsys, "run", config, "select.fraction=0.1")
 
 
 def test_target_examples_that_lose_their_beginning_are_named(

@@ -212,6 +212,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     if len(parents) > MAX_PARENTS:
         raise ConfigError(f"{key[:MAX_SHOWN]}: there is no such place in the config")
+    _list_what_stands_alone(values, parents)
     place: Any = values
     for part in parents:
         place = _step(place, part, key)
@@ -222,6 +223,14 @@ def _override(values: dict[str, Any], override: str) -> None:
         place[last] = value
     else:
         raise ConfigError(f"{key}: there is no such place in the config")
+
+
+def _list_what_stands_alone(values: dict[str, Any], parents: Sequence[str]) -> None:
+    """One source or target, written without a list, can be addressed as the list's only entry."""
+    section, *below = parents or [""]
+    alone = values.get(section) if section in ("pool", "targets") else None
+    if isinstance(alone, dict) and below and (below[0].isdecimal() or below[0] == alone.get("name")):
+        values[section] = [alone]
 
 
 def _step(place: Any, part: str, key: str) -> Any:
