@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -28,6 +29,7 @@ USER_FAULT, OWN_FAULT = 2, 1
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status: 0 done, 2 the user's input or machine is wrong, 1 anything else."""
     options = _options(arguments)
+    _print_anything()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     _quiet_libraries()
     try:
@@ -47,6 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return OWN_FAULT
+
+
+def _print_anything() -> None:
+    """What the terminal's encoding lacks is printed by its number, and ends nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
