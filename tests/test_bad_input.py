@@ -297,14 +297,35 @@ def test_pipe_as_pool_is_refused(config: Path, tmp_path: Path, capsys: pytest.Ca
     assert "is a pipe" in refused(capsys, "run", config, f"pool.0.path={tmp_path / 'pipe.jsonl'}")
 
 
+def test_folder_made_before_a_key_was_there_is_gone_on_with(config: Path, tmp_path: Path) -> None:
+    assert gradsift("run", config, "--until", "encode") == 0
+    kept = tmp_path / "run" / "config.yaml"
+    values = yaml.safe_load(kept.read_text())
+    del values["pool"][0]["on_error"], values["seed"]
+    kept.write_text(yaml.safe_dump(values))
+    assert gradsift("run", config, "--until", "encode") == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"a: [", b"\xff", b"pool: 1"])
+def test_damaged_config_of_a_run_folder_is_named(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    assert gradsift("run", config, "--until", "encode") == 0
+    (tmp_path / "run" / "config.yaml").write_bytes(content)
+    line = refused(capsys, "run", config)
+    assert "run" in line
+    assert "config.yaml" in line or "made with other settings" in line
+
+
 # The machine
 
 
 def test_file_in_place_of_the_run_folder(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    assert "file is a file" in refused(capsys, "run", config, f"run_dir={tmp_path / 'file'}")
+    assert "is a file where a folder belongs" in refused(capsys, "run", config, f"run_dir={tmp_path / 'file'}")
     line = refused(capsys, "run", config, f"run_dir={tmp_path / 'file' / 'run'}")
-    assert line == f"gradsift: {tmp_path / 'file' / 'run'}: not a directory; a file is where a folder belongs"
+    assert f"{tmp_path / 'file' / 'run'}: " in line
+    assert "folder belongs" in line
 
 
 def test_file_that_may_not_be_read_is_named(
@@ -349,7 +370,7 @@ def test_finished_folder_that_is_read_only_still_reports(
     assert gradsift("run", config, f"targets.0.test_path={tmp_path / 'target.jsonl'}") == 0
     assert capsys.readouterr().out.splitlines()[:-1] == printed.splitlines()[:-1]
     assert {path: path.read_bytes() for path in before} == before
-    assert "read-only file system; name a place" in refused(capsys, "run", config, "select.fraction=0.1")
+    assert "read-only file system" in refused(capsys, "run", config, "select.fraction=0.1")
 
 
 def test_target_examples_that_lose_their_beginning_are_named(

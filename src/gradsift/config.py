@@ -318,14 +318,18 @@ def keep_config(config: RunConfig) -> None:
 
 
 def _kept_config(path: Path) -> Mapping[str, Any]:
-    """What the run folder says it was made with. Raises RunFolderError where that can't be told."""
+    """What the run folder was made with, keys that are newer than it at their defaults. Raises RunFolderError where the
+    file doesn't say."""
     try:
         values = _read_yaml(path)
     except ConfigError as error:
         raise RunFolderError(f"{error} (it says what the folder was made with: {KEPT_CONFIG_REMEDY})") from error
     if not isinstance(values, Mapping):
         raise RunFolderError(f"{path} doesn't say what the folder was made with: {KEPT_CONFIG_REMEDY}")
-    return values
+    try:
+        return RunConfig.model_validate(values).model_dump(mode="json")
+    except ValidationError:  # made by a version with other keys, of which the first that differs is named
+        return values
 
 
 def _binding_sections(run: RunFolder) -> tuple[str, ...]:

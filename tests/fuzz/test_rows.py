@@ -43,6 +43,11 @@ GOOD_ROWS: dict[str, dict[str, Any]] = {
     },
     "oasst_messages": {"message_id": "q", "parent_id": None, "role": "prompter", "text": "Hi", "lang": "en"},
 }
+TASK_ROWS: dict[str, dict[str, Any]] = {
+    "mmlu": {"subtask": "law", "question": "Hi?", "choices": ["a", "b", "c", "d"], "answer": "A", "split": "val"},
+    "tydiqa": {"subtask": "english", "question": "Hi?", "context": "There.", "answers": [{"text": "a", "start": 0}]},
+    "bbh": {"subtask": "sums", "description": "Add.", "prompt": "1+1", "cot": "It is 2.", "answer": "2"},
+}
 WORDS = ("", "user", "assistant", "system", "tool", "a", "Hi", "\ud800", "\0", "é", "x" * 300)
 LEAVES = (
     st.none()
@@ -75,12 +80,22 @@ def changed(draw: st.DrawFn, value: Any) -> Any:
 @st.composite
 def some_rows(draw: st.DrawFn) -> list[Any]:
     """Rows of a format, some of them changed."""
-    good = GOOD_ROWS[draw(st.sampled_from(sorted(GOOD_ROWS)))]
+    return several(draw, GOOD_ROWS[draw(st.sampled_from(sorted(GOOD_ROWS)))])
+
+
+def several(draw: st.DrawFn, good: dict[str, Any]) -> list[Any]:
     rows: list[Any] = []
     for index in range(draw(st.integers(1, 6))):
         row = {"id": f"r{index}", **good} if draw(st.booleans()) else dict(good)
         rows.append(changed(draw, row) if draw(st.integers(0, 2)) == 0 else row)
     return rows
+
+
+@st.composite
+def task_rows(draw: st.DrawFn) -> tuple[str, list[Any]]:
+    """A task and rows for it, some of them changed."""
+    task = draw(st.sampled_from(sorted(TASK_ROWS)))
+    return task, several(draw, TASK_ROWS[task])
 
 
 @st.composite
@@ -172,12 +187,11 @@ def test_any_rows_as_a_parquet_column_of_json(tmp_path: Path, rows: list[Any]) -
 
 @pytest.fixture
 def encode(tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., int]:
-    """Encodes a pool through the command line, in a run folder of its own."""
+    """Encodes a pool and a target through the command line, in a run folder of its own."""
     config, runs = tiny_run(tmp_path, tiny_model_folder), iter(range(10**9))
 
-    def run(path: Path, *overrides: str) -> int:
-        folder = tmp_path / f"run-{next(runs)}"
-        return survives(capsys, "encode", config, f"run_dir={folder}", f"pool.0.path={path}", *overrides)
+    def run(*overrides: str) -> int:
+        return survives(capsys, "encode", config, f"run_dir={tmp_path}/run-{next(runs)}", *overrides)
 
     return run
 
@@ -188,4 +202,13 @@ def test_rows_of_any_shape_through_the_command_line(
     tmp_path: Path, encode: Callable[..., int], rows: list[Any]
 ) -> None:
     (tmp_path / "rows.jsonl").write_bytes(as_lines(rows))
-    encode(tmp_path / "rows.jsonl")
+    encode(f"pool.0.path={tmp_path}/rows.jsonl")
+    encode(f"targets=[{{name: mine, path: {tmp_path}/rows.jsonl}}]")
+
+
+@cases(80)
+@given(rows=task_rows())
+def test_rows_of_any_shape_for_a_task(tmp_path: Path, encode: Callable[..., int], rows: tuple[str, list[Any]]) -> None:
+    task, lines = rows
+    (tmp_path / "rows.jsonl").write_bytes(as_lines(lines))
+    encode(f"targets=[{{name: mine, task: {task}, path: {tmp_path}/rows.jsonl}}]")

@@ -22,7 +22,7 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     lock: what is finished in it can still be told.
     """
     if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"{folder} is a file: a run needs a folder of that name")
+        raise RunFolderError(f"{folder} is a file where a folder belongs: use another run_dir")
     if is_read_only(folder):
         logger.warning("%s is read-only: only what is finished in it can be shown", folder)
         yield

@@ -33,14 +33,14 @@ class Row:
     def id(self) -> str | None:
         """The user's id as text; None where there is none."""
         value = self.fields.get("id")
-        return None if value is None else self._writable(str(value), "id")
+        return None if value is None else str(value)
 
     def text(self, name: str) -> str:
         """The field as it stands; `DataError` where it is absent, blank or not text."""
         value = self._field(name)
         if not isinstance(value, str) or not value.strip():
             raise self.error(f"field {name!r} is {value!r}; it must be text that isn't blank")
-        return self._writable(value, name)
+        return value
 
     def items(self, name: str) -> list[Any]:
         """The field as a list; `DataError` where it is absent, empty or no list."""
@@ -52,13 +52,6 @@ class Row:
     def error(self, message: str) -> DataError:
         """A `DataError` that names the row's place."""
         return DataError(f"{self.label}: {message}" if self.label else message, self.path, self.line)
-
-    def _writable(self, text: str, name: str) -> str:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise self.error(f"field {name!r} has half of a surrogate pair at character {error.start}") from error
-        return text
 
     def _field(self, name: str) -> Any:
         if name not in self.fields:
@@ -75,6 +68,8 @@ def target_files(path: Path, task: str, patterns: tuple[str, ...], without: tupl
     """
     if path.is_file():
         return [path]
+    if path.exists() and not path.is_dir():
+        raise DataError("is neither a file nor a folder", path)
     if not path.is_dir():
         raise DataError("no such file or folder", path)
     wanted = [folder + pattern for folder in ("", f"{task}/", f"eval/{task}/") for pattern in patterns]
@@ -157,6 +152,15 @@ def _rows(path: Path) -> list[Row]:
         return [Row(_parsed(text, path, line), path, line) for line, text in enumerate(file, start=1) if text.strip()]
 
 
+def _is_writable(value: Any) -> bool:
+    """Whether UTF-8 has all characters of its texts."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _parsed(text: str, path: Path, line: int | None = None) -> dict[str, Any]:
     try:
         value = parsed_json(text)
@@ -165,6 +169,8 @@ def _parsed(text: str, path: Path, line: int | None = None) -> dict[str, Any]:
         raise DataError(f"broken JSON: {error.msg}", path, place) from error
     except DataError as error:
         raise DataError(str(error), path, line) from error
+    if "\\u" in text and not _is_writable(value):
+        raise DataError("holds half of a surrogate pair", path, line)
     if not isinstance(value, dict):
         raise DataError(f"not a JSON object but {type(value).__name__}", path, line)
     return value
