@@ -9,10 +9,12 @@ import yaml
 
 from gradsift.errors import ConfigError
 
-MAX_CHARACTERS = 1 << 18
+MAX_CHARACTERS = 1 << 17
 MAX_NODES = 10_000
 """Values that a config may have, once its aliases are written out."""
 TAGS = {f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "str", "int", "float", "bool", "null", "merge")}
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+MAX_DIGITS = 400
 TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 
@@ -51,6 +53,8 @@ def _require_plain(node: yaml.Node, sizes: dict[int, int], above: tuple[int, ...
         return sizes[id(node)]
     if node.tag not in TAGS:
         raise _at(node, f"the tag {node.tag!r} is not read")
+    if node.tag in NUMBERS and len(node.value) > MAX_DIGITS:
+        raise _at(node, f"a number of {len(node.value):,} characters is none that a config needs")
     inside = (*above, id(node))
     if isinstance(node, yaml.MappingNode):
         _require_keys_once(node)
@@ -60,7 +64,7 @@ def _require_plain(node: yaml.Node, sizes: dict[int, int], above: tuple[int, ...
     else:
         size = 1
     if size > MAX_NODES:
-        raise _at(node, f"its aliases stand for more than {MAX_NODES:,} values")
+        raise _at(node, f"more than {MAX_NODES:,} values begin here, aliases written out")
     sizes[id(node)] = size
     return size
 

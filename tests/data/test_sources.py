@@ -349,6 +349,11 @@ def test_unrecognised_columns_are_listed(tmp_path: Path) -> None:
     assert "pool.jsonl: no format fits; the columns there are: text, label" in said
 
 
+def test_column_whose_name_has_a_line_end_is_listed_in_one_line(tmp_path: Path) -> None:
+    said = refusal(source_of(write(tmp_path, "jsonl", [{"a\r\nb": "Hi", "c": 1}])))
+    assert "the columns there are: a⏎b, c" in said
+
+
 def test_named_format_without_its_column_lists_those_there(tmp_path: Path) -> None:
     said = refusal(source_of(write(tmp_path, "jsonl", rows_of(1)), format="flan"))
     assert "line 1: no column 'inputs'; the columns there are: id, instruction, output" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,9 +24,9 @@ def missing_column(field: str, columns: Mapping[str, str], there_are: Iterable[s
 
 def listed(names: Iterable[str]) -> str:
     """Names in one line, however many and long they are."""
-    shown = [str(name) for name in names]
-    cut = [name if len(name) <= MAX_NAME else name[:MAX_NAME] + "…" for name in shown[:MAX_LISTED]]
-    return ", ".join([*cut, "…"] if len(shown) > MAX_LISTED else cut) or "none"
+    lines = [re.sub(r"[\r\n]+", "⏎", str(name)) for name in names]
+    cut = [name if len(name) <= MAX_NAME else name[:MAX_NAME] + "…" for name in lines[:MAX_LISTED]]
+    return ", ".join([*cut, "…"] if len(lines) > MAX_LISTED else cut) or "none"
 
 
 def shown(value: object) -> str:
