@@ -216,6 +216,19 @@ def test_broken_container_is_refused(tmp_path: Path, name: str, content: bytes, 
         list(read_rows(SourceConfig(path=str(tmp_path / name)), 0))
 
 
+def test_parquet_file_that_may_not_be_read_is_not_called_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = parquet(tmp_path)
+
+    def forbidden(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pq, "ParquetFile", forbidden)
+    with pytest.raises(DataError, match=r"pool\.parquet: can't be read: \[Errno 13\] Permission denied"):
+        list(read_rows(source, 0))
+
+
 # JSON columns, and what JSON lacks
 
 

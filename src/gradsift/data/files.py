@@ -221,7 +221,8 @@ def _parquet_rows(path: Path, headerless: tuple[str, ...]) -> Iterator[RawRow]:
     except DataError as error:
         raise DataError(str(error), path) from error
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"is not a parquet file: {first_line(error)}", path) from error
+        problem = "can't be read" if getattr(error, "errno", None) else "is not a parquet file"
+        raise DataError(f"{problem}: {first_line(error)}", path) from error
 
 
 FILE_KINDS: dict[str, Callable[[Path, tuple[str, ...]], Iterator[RawRow]]] = {
