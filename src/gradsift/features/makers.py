@@ -17,10 +17,9 @@ from gradsift.gradients import AdamForm, AdamTerms, PerExampleGradients, Project
 from gradsift.model import (
     Checkpoint,
     ModelConfig,
-    add_saved_lora,
     load_adapter,
-    load_base_model,
     load_finetuned,
+    lora_at,
     plain_head,
     read_moments,
 )
@@ -85,19 +84,21 @@ class Makers:
         return FeatureMaker(loaded.gradients, form, terms, projector)
 
     def _at(self, checkpoint: Checkpoint) -> LoadedCheckpoint:
-        """The model with that checkpoint's adapter; the base is loaded once."""
+        """The model with that checkpoint's adapter; the base is loaded once for adapters of the same config."""
         if self._checkpoint is not None and self._checkpoint.checkpoint == checkpoint:
             return self._checkpoint
-        if self._checkpoint is None:
-            base = load_base_model(self.model, self.device)
-            model = add_saved_lora(base, checkpoint.path).to(self.device)
-            gradients = PerExampleGradients(model)
-        else:
-            gradients = self._checkpoint.gradients
-            self._checkpoint.terms.clear()  # never two checkpoints' moments at once
-        load_adapter(gradients.model, checkpoint, gradients.shapes)
+        gradients = self._gradients_at(checkpoint)
         self._checkpoint = LoadedCheckpoint(checkpoint, gradients, self._terms(checkpoint, gradients.shapes))
         return self._checkpoint
+
+    def _gradients_at(self, checkpoint: Checkpoint) -> PerExampleGradients:
+        before, self._checkpoint = self._checkpoint, None  # never two models at once, nor two checkpoints' moments
+        if before is not None and before.checkpoint.adapter == checkpoint.adapter:
+            before.terms.clear()
+            load_adapter(before.gradients.model, checkpoint, before.gradients.shapes)
+            return before.gradients
+        del before
+        return PerExampleGradients(lora_at(self.model, checkpoint, self.device))
 
     def _terms(self, checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, AdamTerms]:
         if self.adam not in ("reference", "adamw"):

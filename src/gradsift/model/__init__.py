@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from gradsift.model.adapters import LoraConfig, add_lora, add_saved_lora
+from gradsift.model.adapter_files import ADAPTER_CONFIG, adapter_meaning
+from gradsift.model.adapters import LoraConfig, add_lora, add_saved_lora, lora_at
 from gradsift.model.checkpoints import (
+    CHECKPOINT_JSON,
     Checkpoint,
     adapter_shapes,
+    content_sha256,
     import_checkpoint,
     list_checkpoints,
     load_adapter,
@@ -19,14 +22,18 @@ from gradsift.model.losses import example_losses, hidden_states, only_positions,
 from gradsift.model.moments import AdamSettings, Moments
 
 __all__ = [
+    "ADAPTER_CONFIG",
+    "CHECKPOINT_JSON",
     "AdamSettings",
     "Checkpoint",
     "LoraConfig",
     "ModelConfig",
     "Moments",
+    "adapter_meaning",
     "adapter_shapes",
     "add_lora",
     "add_saved_lora",
+    "content_sha256",
     "example_losses",
     "hidden_size",
     "hidden_states",
@@ -37,6 +44,7 @@ __all__ = [
     "load_checkpoint",
     "load_finetuned",
     "load_tokenizer",
+    "lora_at",
     "model_fingerprint",
     "only_positions",
     "plain_head",

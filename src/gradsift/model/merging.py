@@ -1,0 +1,114 @@
+"""A model that is named by a folder of an adapter: found out, and merged into its base."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradsift.errors import CheckpointError, ConfigError
+from gradsift.model.adapter_files import ADAPTER_CONFIG, adapter_file, adapter_meaning
+from gradsift.model.facts import AdapterFacts, checked, read_object
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+WHOLE_MODEL_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class NamedAdapter:
+    """An adapter that `model.name_or_path` names in a model's place."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    base: str
+    """The base's folder or hub name, as the adapter's config gives it."""
+    revision: str | None
+
+    @property
+    def weights(self) -> Path:
+        """The adapter's weights."""
+        return adapter_file(self.folder)
+
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """What of its config counts."""
+        return adapter_meaning(self.config)
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether a tokenizer was saved with it."""
+        return (self.folder / "tokenizer_config.json").is_file()
+
+    @property
+    def no_base(self) -> str:
+        """What is said where its base isn't there."""
+        return (
+            f"its base {self.base} isn't there; put it there, correct base_model_name_or_path in {ADAPTER_CONFIG}, "
+            "or name a whole model"
+        )
+
+
+def find_adapter(name: str, revision: str | None) -> NamedAdapter | None:
+    """The adapter of that folder or hub name; None where it is none. Raises ConfigError where it can't be used."""
+    folder = _adapter_folder(name, revision)
+    if folder is None:
+        return None
+    place = f"model.name_or_path: {name} is an adapter"
+    if any((folder / file).is_file() for file in WHOLE_MODEL_FILES):
+        raise ConfigError(f"{place} and a whole model in one folder: move one of them to a folder of its own")
+    try:
+        values = read_object(folder / ADAPTER_CONFIG)
+        facts = checked(folder / ADAPTER_CONFIG, values, AdapterFacts)
+        adapter_file(folder)
+    except CheckpointError as error:
+        raise ConfigError(f"{place}: {error}") from error
+    if not facts.base_model_name_or_path:
+        raise ConfigError(f"{place} whose {ADAPTER_CONFIG} names no base (base_model_name_or_path)")
+    if _adapter_folder(facts.base_model_name_or_path, facts.revision) is not None:
+        raise ConfigError(f"{place} of another adapter, {facts.base_model_name_or_path}: merge that one first")
+    return NamedAdapter(folder, values, facts.base_model_name_or_path, facts.revision)
+
+
+def _adapter_folder(name: str, revision: str | None) -> Path | None:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder if (folder / ADAPTER_CONFIG).is_file() else None
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        return None
+    return _cached_adapter(name, revision)
+
+
+def _cached_adapter(name: str, revision: str | None) -> Path | None:
+    """The folder of an adapter on the hub, where transformers' own look-up, which follows, would find one."""
+    from huggingface_hub import snapshot_download
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    try:
+        if find_adapter_config_file(name, revision=revision) is None:
+            return None
+        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "adapter_model.*"]))
+    except OSError:
+        return None  # said when the model itself is loaded
+
+
+def merge_adapter(base: nn.Module, adapter: NamedAdapter, quantization: str | None) -> nn.Module:
+    """The base with the adapter merged into its weights, in its dtype, as PEFT's merge_and_unload does it."""
+    import peft
+
+    place = f"model.name_or_path: {adapter.folder} is an adapter"
+    if quantization is not None:
+        raise ConfigError(f"{place}, which can't be merged into a base quantised to {quantization}: merge and save it")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT's own, of names that transformers has renamed, and of tied weights
+            model: nn.Module = peft.PeftModel.from_pretrained(base, str(adapter.folder)).merge_and_unload()
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{place}, which PEFT can't merge into {adapter.base}: {reason}") from error
+    model.name_or_path = str(adapter.folder.resolve())  # type: ignore[assignment]
+    return model
