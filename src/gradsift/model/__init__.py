@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gradsift.model.adapter_files import ADAPTER_CONFIG, adapter_meaning
-from gradsift.model.adapters import LoraConfig, add_lora, add_saved_lora, lora_at
+from gradsift.model.adapters import LoraConfig, add_lora, add_saved_lora, lora_at, quiet_peft
 from gradsift.model.checkpoints import (
     CHECKPOINT_JSON,
     Checkpoint,
@@ -48,5 +48,6 @@ __all__ = [
     "model_fingerprint",
     "only_positions",
     "plain_head",
+    "quiet_peft",
     "read_moments",
 ]

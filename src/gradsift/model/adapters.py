@@ -115,7 +115,7 @@ def _wrapped(
 
     config.base_model_name_or_path = getattr(base, "name_or_path", None)
     try:
-        with old_names_in_peft():
+        with quiet_peft():
             model: nn.Module = peft.get_peft_model(base, config)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, re.error) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
@@ -124,8 +124,11 @@ def _wrapped(
 
 
 @contextlib.contextmanager
-def old_names_in_peft() -> Iterator[None]:
-    """PEFT 0.21 asks transformers 5.2x for a name that it has since renamed."""
+def quiet_peft() -> Iterator[None]:
+    """Without what PEFT says of no concern: of a name that transformers 5.2x has changed; that the base which an
+    adapter names has no config.json, being an adapter itself that was merged.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        warnings.filterwarnings("ignore", "Could not find a config file in", UserWarning)
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradsift.model.adapters import old_names_in_peft
+from gradsift.model.adapters import quiet_peft
 from gradsift.model.loading import ModelConfig, load_base_model
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def load_finetuned(config: ModelConfig, folder: Path | None, device: torch.devic
         model = load_base_model(config, device)
     elif (folder / "adapter_config.json").is_file():
         base = load_base_model(config, device)
-        with old_names_in_peft():
+        with quiet_peft():
             model = peft.PeftModel.from_pretrained(base, folder).to(device)
     else:
         model = load_base_model(config.model_copy(update={"name_or_path": str(folder)}), device)

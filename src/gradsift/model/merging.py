@@ -99,12 +99,13 @@ def _cached_adapter(name: str, revision: str | None) -> Path | None:
 def merge_adapter(base: nn.Module, adapter: NamedAdapter, quantization: str | None) -> nn.Module:
     """The base with the adapter merged into its weights, in its dtype, as PEFT's merge_and_unload does it."""
     import peft
+    import torch
 
     place = f"model.name_or_path: {adapter.folder} is an adapter"
     if quantization is not None:
         raise ConfigError(f"{place}, which can't be merged into a base quantised to {quantization}: merge and save it")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # a fresh adapter's numbers follow the seed
             warnings.simplefilter("ignore")  # PEFT's own, of names that transformers has renamed, and of tied weights
             model: nn.Module = peft.PeftModel.from_pretrained(base, str(adapter.folder)).merge_and_unload()
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OSError) as error:

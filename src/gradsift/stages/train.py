@@ -17,7 +17,7 @@ from gradsift.data import Example, SourceConfig, read_examples, source_fingerpri
 from gradsift.encoding import EncodedRow, Encoder, EncodingConfig, SetAside
 from gradsift.errors import ConfigError, DataError, RunFolderError
 from gradsift.machine import MANIFEST, RunFolder, first_difference, pick_device, pick_dtype, read_json, write_json
-from gradsift.model import ModelConfig, add_lora, load_base_model, load_tokenizer, model_fingerprint
+from gradsift.model import ModelConfig, add_lora, load_base_model, load_tokenizer, model_fingerprint, quiet_peft
 from gradsift.stages.select import read_selection, selection_examples
 from gradsift.training import Training, TrainingConfig, finetune
 
@@ -174,7 +174,8 @@ class TrainStage:
         """The adapter or the whole model, and a tokenizer that knows the template it was trained with."""
         if self.config.method == "full":
             model.to(pick_dtype(self.model.dtype))
-        model.save_pretrained(folder)  # type: ignore[operator]
+        with quiet_peft():
+            model.save_pretrained(folder)  # type: ignore[operator]
         encoder.save_tokenizer(folder)
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gradsift.encoding import EncodedRow
 from gradsift.errors import ConfigError, UserError
 from gradsift.machine import Progress
-from gradsift.model import LoraConfig
+from gradsift.model import LoraConfig, quiet_peft
 
 if TYPE_CHECKING:
     from torch import nn
@@ -101,7 +101,8 @@ def finetune(model: nn.Module, training: Training) -> list[dict[str, float]]:
             progress.resume(_step(last))
         with _refused_settings(training.section):
             trainer = build_trainer(model, training.rows, _arguments(training), Keeper(keep, progress))
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        with quiet_peft():
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
     _require_numbers(model, training.section)
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
