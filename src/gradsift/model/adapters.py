@@ -117,7 +117,7 @@ def _wrapped(
     try:
         with quiet_peft():
             model: nn.Module = peft.get_peft_model(base, config)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, re.error) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, re.error) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
         raise error_class(f"{place}the adapter doesn't fit the model: {reason}") from error
     return model

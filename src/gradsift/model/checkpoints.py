@@ -158,6 +158,8 @@ def load_adapter(model: nn.Module, checkpoint: Checkpoint, shapes: Mapping[str, 
         tensor = saved.get(neutral(name))
         if tensor is None:
             raise CheckpointError(f"{path}: lacks {name}")
+        if name not in parameters:
+            raise CheckpointError(f"{path}: {name} is not a LoRA matrix of the model")
         require_shape(path, name, tensor.shape, shape)
         require_numbers(path, name, tensor)
         with torch.no_grad():

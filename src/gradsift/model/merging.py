@@ -108,7 +108,7 @@ def merge_adapter(base: nn.Module, adapter: NamedAdapter, quantization: str | No
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # a fresh adapter's numbers follow the seed
             warnings.simplefilter("ignore")  # PEFT's own, of names that transformers has renamed, and of tied weights
             model: nn.Module = peft.PeftModel.from_pretrained(base, str(adapter.folder)).merge_and_unload()
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OSError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"{place}, which PEFT can't merge into {adapter.base}: {reason}") from error
     model.name_or_path = str(adapter.folder.resolve())  # type: ignore[assignment]

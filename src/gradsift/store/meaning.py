@@ -38,5 +38,6 @@ def require_same_meaning(found: Mapping[str, Any], wanted: Mapping[str, Any], fo
     left, right = flattened(found), flattened(wanted)
     for field in sorted(left.keys() | right.keys()):
         if left.get(field) != right.get(field):
-            where = f"{folder} was made with other settings than this run's"
+            made = f"{folder} was made with other settings than this run's, or before these were noted"
+            where = f"{made}; set them back, or delete it to make it again"
             raise StoreMismatch(field, left.get(field), right.get(field), where)
