@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from checkpoints import edit_json
 from runs import conversation, gradsift, small_pool, tiny_run, write_jsonl
 
 
@@ -170,9 +171,16 @@ def test_changed_pool_file_is_refused(config: Path, tmp_path: Path, capsys: pyte
     assert "has changed" in refused(capsys, "run", config)
 
 
-def test_warmup_of_a_single_step_has_no_learning_rate(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = refused(capsys, "run", config, "warmup.epochs=1", "warmup.batch_size=12")
-    assert "learning rate above 0" in line
+def test_checkpoints_that_all_carry_no_weight_are_refused(
+    config: Path, tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A warmup of a single step trains at the whole rate; a checkpoint that says 0 carries no weight."""
+    assert gradsift("run", config, "--until", "warmup", "warmup.epochs=1", "warmup.batch_size=12") == 0
+    checkpoint = tmp_path / "run" / "warmup" / "checkpoint-1"
+    edit_json(checkpoint / "checkpoint.json", learning_rate=0)
+    (tmp_path / "other").mkdir()
+    other = tiny_run(tmp_path / "other", tiny_model_folder, warmup={"checkpoints": [str(checkpoint)]})
+    assert "learning rate above 0" in refused(capsys, "run", other)
 
 
 def test_stage_before_its_time_says_what_to_run(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -161,7 +161,7 @@ def run(config: RunConfig, until: str = "evaluate", only: str | None = None) -> 
         keep_config(config)
         write_environment(config)
         if config.select.method == "less" and config.warmup.checkpoints is not None:
-            saved_checkpoints(config.warmup)  # what can't be used is said before any work
+            checkpoints_of(config)  # what can't be used is said before any work
         if "evaluate" in wanted:
             evaluation_of(config).require_inputs(config.targets)
         for name in dict.fromkeys(wanted):

@@ -198,6 +198,22 @@ def test_what_only_peft_can_tell_is_refused_in_one_line(
     assert "adapter_config.json: the adapter doesn't fit the model" in line
 
 
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        ({"target_modules": ["q_proj", "v_proj", "o_proj"]}, "lacks base_model.model.model.layers.0.self_attn.o_proj"),
+        ({"target_modules": ["q_proj"]}, "v_proj.lora_A.weight is not a LoRA matrix of the model"),
+        ({"layers_to_transform": [0]}, "layers.1.self_attn.q_proj.lora_A.weight is not a LoRA matrix of the model"),
+    ],
+    ids=str,
+)
+def test_a_config_of_other_modules_than_the_matrices_is_refused(
+    checkpoint: Path, tiny_model_folder: Path, edit: dict[str, Any], reason: str
+) -> None:
+    edit_json(checkpoint / "adapter_config.json", **edit)
+    assert reason in refusal_of(lambda: lora_at(config_of(tiny_model_folder), load_checkpoint(checkpoint), CPU))
+
+
 @pytest.mark.parametrize("lora", [{"r": 10**9}, {"r": 10**15}, {"target_modules": "("}, {"target_modules": ["no"]}])
 def test_a_fresh_adapter_that_can_not_be_is_refused(tiny_model_folder: Path, lora: dict[str, Any]) -> None:
     base = load_base_model(config_of(tiny_model_folder), CPU)

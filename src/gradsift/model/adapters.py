@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gradsift.errors import CheckpointError, ConfigError
 from gradsift.machine import free_memory
 from gradsift.model.adapter_files import ADAPTER_CONFIG, read_adapter_config
-from gradsift.model.checkpoints import Checkpoint, adapter_shapes, load_adapter
+from gradsift.model.checkpoints import Checkpoint, load_adapter
 from gradsift.model.loading import ModelConfig, load_base_model
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ def attention_projections(base: nn.Module) -> list[str]:
 def lora_at(config: ModelConfig, checkpoint: Checkpoint, device: torch.device) -> nn.Module:
     """The base with that checkpoint's adapter, as its own config describes it: the model that PEFT would load."""
     model = add_saved_lora(load_base_model(config, device), checkpoint.path).to(device)
-    load_adapter(model, checkpoint, adapter_shapes(checkpoint))
+    trained = {name: tuple(weight.shape) for name, weight in model.named_parameters() if weight.requires_grad}
+    load_adapter(model, checkpoint, trained)
     return model
 
 
