@@ -11,6 +11,7 @@ import pytest
 import torch
 from checkpoints import edit_json, save_checkpoint
 from runs import gradsift, stored_features, tiny_run
+from safetensors.torch import load_file, save_file
 
 from gradsift.errors import ConfigError
 from gradsift.model import ModelConfig, hidden_size, load_base_model, load_tokenizer, model_fingerprint
@@ -98,8 +99,36 @@ def test_a_whole_model_and_an_adapter_in_one_folder_are_refused(adapter: Path, t
 
 def test_an_adapter_that_does_not_fit_its_base_is_refused(adapter: Path) -> None:
     edit_json(adapter / "adapter_config.json", r=3)
-    with pytest.raises(ConfigError, match="which PEFT can't merge into"):
+    with pytest.raises(ConfigError, match="which can't be merged into"):
         load_base_model(config_of(adapter), CPU)
+
+
+def test_an_adapter_that_lacks_a_matrix_is_refused(adapter: Path) -> None:
+    path = adapter / "adapter_model.safetensors"
+    tensors = load_file(path)
+    del tensors[max(tensors)]
+    save_file(tensors, path)
+    with pytest.raises(ConfigError, match="it lacks base_model"):
+        load_base_model(config_of(adapter), CPU)
+
+
+def test_an_adapter_of_another_kind_of_lora_is_merged_as_peft_does(tmp_path: Path, tiny_model_folder: Path) -> None:
+    import peft
+
+    folder = save_checkpoint(tiny_model_folder, tmp_path / "dora", use_dora=True, modules_to_save=["lm_head"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base = load_base_model(config_of(tiny_model_folder), CPU)
+        expected = peft.PeftModel.from_pretrained(base, folder).merge_and_unload().state_dict()
+    found = load_base_model(config_of(folder), CPU).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/x", "", "a b", "/nowhere"])
+def test_names_that_are_no_model_are_refused(name: str) -> None:
+    for load in (load_tokenizer, hidden_size, model_fingerprint, lambda config: load_base_model(config, CPU)):
+        with pytest.raises(ConfigError, match=r"model\.name_or_path: "):
+            load(ModelConfig(name_or_path=name))
 
 
 def test_an_adapter_is_not_merged_into_a_quantised_base(adapter: Path) -> None:
@@ -113,8 +142,6 @@ def test_an_adapter_is_not_merged_into_a_quantised_base(adapter: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["lost tensor", "cut weights", "cut config", "listed config"])
 def test_a_base_that_is_not_whole_is_refused(tmp_path: Path, tiny_model_folder: Path, damage: str) -> None:
-    from safetensors.torch import load_file, save_file
-
     folder = tmp_path / "model"
     shutil.copytree(tiny_model_folder, folder)
     weights, described = folder / "model.safetensors", folder / "config.json"
@@ -134,8 +161,6 @@ def test_a_base_that_is_not_whole_is_refused(tmp_path: Path, tiny_model_folder: 
 
 @pytest.mark.parametrize("keep", [0, 10, 1000, -10])
 def test_pickled_weights_that_are_not_whole_are_refused(tmp_path: Path, tiny_model_folder: Path, keep: int) -> None:
-    from safetensors.torch import load_file
-
     folder = tmp_path / "model"
     shutil.copytree(tiny_model_folder, folder)
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")

@@ -88,17 +88,20 @@ def test_another_base_after_the_warmup_is_refused(
     assert "is not what the warmup in" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("noted", "line"), [('{"base_model": "another"}', "is not what the warmup in"), ("{", "base.json is damaged")]
+)
 def test_no_other_base_goes_on_with_an_unfinished_warmup(
-    tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_model_folder: Path, noted: str, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny_run(tmp_path, tiny_model_folder)
     assert gradsift("run", config, "--until", "encode") == 0
     folder = tmp_path / "run" / "warmup" / ".trainer"
     folder.mkdir(parents=True)
-    (folder / "base.json").write_text('"another"')
+    (folder / "base.json").write_text(noted)
     capsys.readouterr()
     assert gradsift("warmup", config) == 2
-    assert "is not what the warmup in" in capsys.readouterr().err
+    assert line in capsys.readouterr().err
 
 
 def without_checksums(run: Path) -> None:

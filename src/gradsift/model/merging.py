@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradsift.errors import CheckpointError, ConfigError
-from gradsift.model.adapter_files import ADAPTER_CONFIG, adapter_file, adapter_meaning
-from gradsift.model.facts import AdapterFacts, checked, read_object
+from gradsift.model.adapter_files import ADAPTER_CONFIG, adapter_file, adapter_meaning, tensor_shapes
+from gradsift.model.facts import AdapterFacts, checked, damaged, read_object
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,7 +77,10 @@ def find_adapter(name: str, revision: str | None) -> NamedAdapter | None:
 
 
 def _adapter_folder(name: str, revision: str | None) -> Path | None:
-    folder = Path(name).expanduser()
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError as error:  # ~nobody/x
+        raise ConfigError(f"model.name_or_path: {name} is no path: {error}") from error
     if folder.is_dir():
         return folder if (folder / ADAPTER_CONFIG).is_file() else None
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -83,6 +88,7 @@ def _adapter_folder(name: str, revision: str | None) -> Path | None:
     return _cached_adapter(name, revision)
 
 
+@functools.cache
 def _cached_adapter(name: str, revision: str | None) -> Path | None:
     """The folder of an adapter on the hub, where transformers' own look-up, which follows, would find one."""
     from huggingface_hub import snapshot_download
@@ -92,24 +98,44 @@ def _cached_adapter(name: str, revision: str | None) -> Path | None:
         if find_adapter_config_file(name, revision=revision) is None:
             return None
         return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "adapter_model.*"]))
-    except OSError:
+    except (OSError, ValueError):
         return None  # said when the model itself is loaded
+
+
+def with_saved_adapter(base: nn.Module, folder: Path) -> nn.Module:
+    """The base with the adapter in the folder, of any kind, as PEFT loads it.
+
+    Raises CheckpointError where a file isn't whole; PEFT would make tensors that are missing up.
+    """
+    import peft
+    import torch
+
+    read_object(folder / ADAPTER_CONFIG)
+    path = adapter_file(folder)
+    saved = set(tensor_shapes(path))
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # a fresh adapter's numbers follow the seed
+            warnings.simplefilter("ignore")  # of names that transformers has changed, tied weights, missing keys
+            model: nn.Module = peft.PeftModel.from_pretrained(base, str(folder))
+            wanted = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, OSError, re.error) as error:
+        raise damaged(folder, f"PEFT can't load it: {error}") from error
+    if wanted.keys() - saved:
+        raise damaged(path, f"it lacks {min(wanted.keys() - saved)}")
+    return model
 
 
 def merge_adapter(base: nn.Module, adapter: NamedAdapter, quantization: str | None) -> nn.Module:
     """The base with the adapter merged into its weights, in its dtype, as PEFT's merge_and_unload does it."""
-    import peft
-    import torch
-
     place = f"model.name_or_path: {adapter.folder} is an adapter"
     if quantization is not None:
         raise ConfigError(f"{place}, which can't be merged into a base quantised to {quantization}: merge and save it")
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # a fresh adapter's numbers follow the seed
-            warnings.simplefilter("ignore")  # PEFT's own, of names that transformers has renamed, and of tied weights
-            model: nn.Module = peft.PeftModel.from_pretrained(base, str(adapter.folder)).merge_and_unload()
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, OSError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT's own, of tied weights
+            model: nn.Module = with_saved_adapter(base, adapter.folder).merge_and_unload()  # type: ignore[operator]
+    except (CheckpointError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{place}, which PEFT can't merge into {adapter.base}: {reason}") from error
+        raise ConfigError(f"{place}, which can't be merged into {adapter.base}: {reason}") from error
     model.name_or_path = str(adapter.folder.resolve())  # type: ignore[assignment]
     return model

@@ -79,9 +79,14 @@ def finished_warmup(run: RunFolder) -> list[Checkpoint]:
 
 def keep_base(run: RunFolder, trainer: Path, model: ModelConfig) -> None:
     """Note in the Trainer's folder which base is trained, so that no other one goes on from its checkpoints."""
-    if not (trainer / BASE_FILE).is_file():
-        write_json(trainer / BASE_FILE, model_fingerprint(model))
-    _require_base(run, model, read_json(trainer / BASE_FILE))
+    path = trainer / BASE_FILE
+    if not path.is_file():
+        write_json(path, {"base_model": model_fingerprint(model)})
+    try:
+        noted = dict(read_json(path))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunFolderError(f"{path} is damaged: delete {run.warmup} to train again") from error
+    _require_base(run, model, noted.get("base_model"))
 
 
 def require_same_base(run: RunFolder, model: ModelConfig) -> None:
