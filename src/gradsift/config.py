@@ -225,7 +225,7 @@ def keep_config(config: RunConfig) -> None:
     path = config.run.config
     now = config.model_dump(mode="json")
     if path.is_file():
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        before = _with_newer_keys(yaml.safe_load(path.read_text(encoding="utf-8")))
         for section in _binding_sections(config.run):
             difference = first_difference(before.get(section), now[section], section, FREE_KEYS)
             if difference:
@@ -234,6 +234,12 @@ def keep_config(config: RunConfig) -> None:
                 )
     with atomic_open(path) as file:
         file.write(yaml.safe_dump(now, sort_keys=False, allow_unicode=True).encode())
+
+
+def _with_newer_keys(before: dict[str, Any]) -> dict[str, Any]:
+    """A kept config with the defaults of keys that it is older than."""
+    encoding = EncodingConfig().model_dump(mode="json")
+    return {**before, "encoding": {**encoding, **before.get("encoding", {})}}
 
 
 def _binding_sections(run: RunFolder) -> tuple[str, ...]:

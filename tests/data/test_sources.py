@@ -692,6 +692,30 @@ def first_messages(source: SourceConfig) -> list[tuple[str, str]]:
     return [(turn["role"], turn["content"]) for turn in next(read_examples(source, 0)).messages]
 
 
+def test_llamafactory_entry_with_tools_gives_calls_answers_and_definitions(tmp_path: Path) -> None:
+    function = {"name": "weather", "description": "Tells it.", "parameters": {"type": "object"}}
+    turns = [
+        {"who": "asker", "text": "Warm?"},
+        {"who": "calling", "text": json.dumps({"name": "weather", "arguments": {"city": "Bern"}})},
+        {"who": "answering", "text": "21"},
+        {"who": "model", "text": "It is."},
+    ]
+    rows = [{"dialogue": turns, "functions": json.dumps([function])}]
+    tags = {"role_tag": "who", "content_tag": "text", "user_tag": "asker", "assistant_tag": "model"}
+    tags |= {"function_tag": "calling", "observation_tag": "answering"}
+    columns = {"messages": "dialogue", "tools": "functions"}
+    entry = {"file_name": "mine.json", "formatting": "sharegpt", "columns": columns, "tags": tags}
+    (example,) = read_examples(llamafactory(tmp_path, entry, rows), 0)
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}
+    assert example.messages == [
+        {"role": "user", "content": "Warm?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "21"},
+        {"role": "assistant", "content": "It is."},
+    ]
+    assert example.tools == [{"type": "function", "function": function}]
+
+
 def test_alpaca_entry_reads_instruction_input_and_output(tmp_path: Path) -> None:
     rows = [{"instruction": "Hi", "input": "there", "output": "Ho", "system": "not named"}]
     source = llamafactory(tmp_path, {"file_name": "mine.json"}, rows)

@@ -22,6 +22,7 @@ from gradsift.data.formats import ROW_FIELDS, Format, fields_of, recognise
 from gradsift.data.message_trees import Conversation, Node, conversations
 from gradsift.data.opening import open_container
 from gradsift.data.source_settings import SourceConfig, SourceSettings, settings_of
+from gradsift.data.turns import tools_of
 from gradsift.data.values import missing_column
 from gradsift.errors import ConfigError, DataError, nearest
 
@@ -191,12 +192,14 @@ class _RowSource:
         to_messages = self.layout.form.messages
         assert to_messages is not None
         names = self.layout.settings.columns
+        fields = self.layout.fields(columns)
         return Example(
             id=_row_id(row, columns, names.get("id", "id")),
-            messages=to_messages(self.layout.fields(columns)),
+            messages=to_messages(fields),
             source=self.layout.settings.name,
             row=row,
             subtask=_subtask(columns, names["subtask"]) if "subtask" in names else None,
+            tools=tools_of(fields),
         )
 
     def line(self, row: int, item: RawRow) -> bytes:

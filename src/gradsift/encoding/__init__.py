@@ -13,10 +13,14 @@ from gradsift.encoding.batching import (
 )
 from gradsift.encoding.corpus import Corpus, write_corpus
 from gradsift.encoding.encoder import EncodedRow, Encoder, EncodingConfig, SetAside
-from gradsift.encoding.masks import IGNORED, Span, answer_window, num_leading, supervised_tokens
+from gradsift.encoding.masks import IGNORED, NOWHERE, Span, answer_window, num_leading, supervised_tokens
+from gradsift.encoding.refusals import mostly_shown
+from gradsift.encoding.rendering import REFUSES
 
 __all__ = [
     "IGNORED",
+    "NOWHERE",
+    "REFUSES",
     "Batch",
     "Corpus",
     "EncodedRow",
@@ -29,6 +33,7 @@ __all__ = [
     "batches_by_length",
     "by_length",
     "groups_of_like_length",
+    "mostly_shown",
     "num_fitting",
     "num_leading",
     "pad_rows",

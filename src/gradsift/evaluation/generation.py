@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicLayer
 
 from gradsift.data import Example
 from gradsift.encoding import Encoder
+from gradsift.errors import ConversationRefused
 from gradsift.evaluation.fitting import Fitted
 
 FIRST_ROUND = 16
@@ -229,7 +230,10 @@ def end_marks(model: Any, encoder: Encoder) -> tuple[list[int], str | None]:
     given = getattr(model.generation_config, "eos_token_id", None)
     ids = {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])}
     probe = Example("", [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}], "")
-    mark = encoder.prompt_and_completion(probe)[1].strip().removeprefix("x").strip()
+    try:
+        mark = encoder.prompt_and_completion(probe)[1].strip().removeprefix("x").strip()
+    except ConversationRefused:  # such a template needs other conversations; the tokenizer's end mark it has too
+        mark = ""
     if mark in {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}:
         ids.add(tokenizer.convert_tokens_to_ids(mark))
         mark = ""

@@ -36,9 +36,18 @@ def load_tokenizer(config: ModelConfig) -> Any:
     from transformers import AutoTokenizer
 
     with model_errors(config):
-        tokenizer = AutoTokenizer.from_pretrained(
-            config.name_or_path, trust_remote_code=config.trust_remote_code, revision=config.revision
-        )
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                config.name_or_path, trust_remote_code=config.trust_remote_code, revision=config.revision
+            )
+        except (OSError, ValueError):
+            raise
+        except Exception as error:  # tokenizers knows no narrower one for a damaged file
+            reason = " ".join(str(error).split())[:300]
+            raise ConfigError(
+                f"model.name_or_path: the tokenizer of {config.name_or_path} can't be loaded: "
+                f"{type(error).__name__}: {reason}; mend tokenizer.json, tokenizer_config.json or chat_template.jinja"
+            ) from error
     if not tokenizer.is_fast:
         raise ConfigError(
             f"model.name_or_path: {config.name_or_path} has no fast tokenizer, which is needed to tell which tokens "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gradsift.data import Example, SourceConfig, read_examples, source_fingerprint
-from gradsift.encoding import Corpus, EncodedRow, Encoder, EncodingConfig, SetAside, write_corpus
+from gradsift.encoding import Corpus, EncodedRow, Encoder, EncodingConfig, SetAside, mostly_shown, write_corpus
 from gradsift.errors import DataError, RunFolderError
 from gradsift.machine import Progress, RunFolder, write_json
 from gradsift.model import ModelConfig, load_tokenizer
@@ -82,7 +82,7 @@ class EncodeStage:
     ) -> Corpus:
         encoder = self._ready_encoder()
         with Progress(label, None) as progress:
-            rows = _encoded(encoder, examples, keep_answers, progress)
+            rows = mostly_shown(_encoded(encoder, examples, keep_answers, progress), encoder.template.name)
             return write_corpus(folder, rows, {**facts, "encoding": encoder.meaning()})
 
     def _ready_encoder(self) -> Encoder:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradsift.data import Example, SourceConfig, read_examples
+from gradsift.data import Example, SourceConfig, read_examples, said
 from gradsift.encoding import Corpus
 from gradsift.errors import DataError
 from gradsift.machine import Progress, RunFolder, fingerprint, read_json, write_json
@@ -87,6 +87,6 @@ def _items(target: TargetConfig, seed: int) -> Iterator[str]:
 
 def _asked_and_answered(question: Question) -> str:
     """The item with its heading, as the validation examples have it, but without shots."""
-    turns = [message["content"] for message in question.history if message["role"] != "system"]
+    turns = [said(message) for message in question.history if message["role"] != "system"]
     answer = question.completion or "".join(question.answers[:1])
     return "\n".join([*turns, question.heading, question.question, answer])

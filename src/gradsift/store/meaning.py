@@ -15,6 +15,7 @@ JOINED_FIELDS = (
     "tokenizer",
     "template",
     "max_length",
+    "supervise",
     "parameters",
     "projection",
 )
