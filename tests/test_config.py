@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gradsift.config import RunConfig, load_config
-from gradsift.errors import ConfigError
+from gradsift.config import RunConfig, keep_config, load_config
+from gradsift.errors import ConfigError, RunFolderError
 
 TEXT = """
 run_dir: runs/x
@@ -104,3 +104,35 @@ def test_warmup_keys_that_are_no_training_keys_stay_there(path: Path) -> None:
     assert load_config(path, ["warmup.fraction=0.5"]).warmup.fraction == 0.5
     with pytest.raises(ConfigError, match=r"unknown key train\.fraction"):
         load_config(path, ["train.fraction=0.5"])
+
+
+# Run folders
+
+
+def _kept(path: Path, **encoding: str) -> tuple[RunConfig, Path]:
+    """A config whose pool is encoded, and the config that its run folder keeps."""
+    overrides = [f"run_dir={path.parent / 'run'}", *(f"encoding.{key}={value}" for key, value in encoding.items())]
+    config = load_config(path, overrides)
+    config.run.pool.mkdir(parents=True, exist_ok=True)
+    (config.run.pool / "manifest.json").write_text("{}")
+    return config, config.run.config
+
+
+def test_a_folder_older_than_a_key_is_taken_for_its_default(path: Path) -> None:
+    config, kept = _kept(path)
+    keep_config(config)
+    kept.write_text("".join(line for line in kept.read_text().splitlines(True) if "supervise" not in line))
+    keep_config(config)
+    with pytest.raises(RunFolderError, match=r"encoding\.supervise was 'all', now 'last'"):
+        keep_config(_kept(path, supervise="last")[0])
+
+
+def test_which_turns_are_learned_may_not_change(path: Path) -> None:
+    keep_config(_kept(path, supervise="last")[0])
+    with pytest.raises(RunFolderError, match=r"encoding\.supervise was 'last', now 'all'"):
+        keep_config(_kept(path)[0])
+
+
+def test_which_turns_are_learned_is_all_or_last(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"encoding\.supervise"):
+        load_config(path, ["encoding.supervise=first"])

@@ -36,10 +36,6 @@ class TemplateError(UserError):
     """A chat template whose assistant text can't be told apart from the rest."""
 
 
-class ConversationRefused(TemplateError):
-    """A conversation that a chat template can't show: its row is set aside, and the run goes on."""
-
-
 class CheckpointError(UserError):
     """A checkpoint that doesn't fit the model, or lacks what is needed from it."""
 

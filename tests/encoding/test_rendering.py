@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from gradsift.encoding import rendering
-from gradsift.encoding.rendering import Renderer, fixed_time
-from gradsift.errors import ConversationRefused, TemplateError
+from gradsift.encoding.rendering import ConversationRefused, Renderer, fixed_time
+from gradsift.errors import TemplateError
 
 MESSAGES = [
     {"role": "system", "content": " Be <kind> & brief. "},

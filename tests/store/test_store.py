@@ -70,6 +70,7 @@ def test_flipped_byte_is_found(tmp_path: Path) -> None:
         ({"tokenizer": "other"}, "tokenizer"),
         ({"template": "chatml"}, "template"),
         ({"max_length": 65}, "max_length"),
+        ({"supervise": "last"}, "supervise"),
         ({"parameters": {"layer.0.lora_A.default.weight": [4, 9]}}, "parameters"),
         ({"projection": {"kind": "sketch", "dim": 16, "seed": 1, "version": 1}}, "projection.seed"),
         ({"projection": {"kind": "sketch", "dim": 16, "seed": 0, "version": 2}}, "projection.version"),

@@ -15,13 +15,14 @@ from gradsift.encoding.corpus import Corpus, write_corpus
 from gradsift.encoding.encoder import EncodedRow, Encoder, EncodingConfig, SetAside
 from gradsift.encoding.masks import IGNORED, NOWHERE, Span, answer_window, num_leading, supervised_tokens
 from gradsift.encoding.refusals import mostly_shown
-from gradsift.encoding.rendering import REFUSES
+from gradsift.encoding.rendering import REFUSES, ConversationRefused
 
 __all__ = [
     "IGNORED",
     "NOWHERE",
     "REFUSES",
     "Batch",
+    "ConversationRefused",
     "Corpus",
     "EncodedRow",
     "Encoder",

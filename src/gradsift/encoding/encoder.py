@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gradsift.data import Example, said
 from gradsift.encoding.masks import IGNORED, Span, answer_window, num_leading, supervised_tokens
+from gradsift.encoding.rendering import ConversationRefused
 from gradsift.encoding.template import ChatTemplate
 from gradsift.encoding.tokenization import Tokenization, Tokens
-from gradsift.errors import ConversationRefused
 from gradsift.machine import fingerprint
 
 
@@ -80,10 +80,13 @@ class Encoder:
         self._tokenization = Tokenization(tokenizer, self.template.adds_special_tokens)
 
     def meaning(self) -> dict[str, Any]:
-        """What decides the tokens of a row, for the manifests; `supervise` where it isn't what it always was."""
-        backend = self.tokenizer.backend_tokenizer
+        """What decides the tokens of a row, for the manifests; `supervise` where it isn't what it always was.
+
+        Rows of a tokenizer that trims offsets were once made without the tokens of spaces: it goes by another name now.
+        """
+        tokenizer = [_tokenizer_text(self.tokenizer.backend_tokenizer), self.tokenizer.special_tokens_map]
         facts = {
-            "tokenizer": fingerprint([_tokenizer_text(backend), self.tokenizer.special_tokens_map]),
+            "tokenizer": fingerprint([*tokenizer, "with spaces"] if self._tokenization.was_trimming else tokenizer),
             "template": self.template.identity,
             "max_length": self.max_length,
         }

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from gradsift.data import Example, Message
-from gradsift.errors import ConversationRefused
+from gradsift.encoding.rendering import ConversationRefused
 
 
 def with_turns_named(messages: Sequence[Message], text: str) -> tuple[list[Message], re.Pattern[str]]:

@@ -18,7 +18,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError, safe_range
 
 from gradsift.encoding.masks import Span
-from gradsift.errors import ConversationRefused, TemplateError
+from gradsift.errors import TemplateError
 
 MOMENT = datetime(2024, 7, 26)
 """What the clock of every template shows: rows must not change from day to day. Llama 3.1's day."""
@@ -38,6 +38,10 @@ MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
     *("July", "August", "September", "October", "November", "December"),
 )
+
+
+class ConversationRefused(TemplateError):
+    """A conversation that a chat template can't show: its row is set aside, and the run goes on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from typing import Any
 from gradsift.data import Example, Message
 from gradsift.encoding.masks import Span
 from gradsift.encoding.probes import with_turns_named, without_place_for_tools
-from gradsift.encoding.rendering import MOMENT, Rendered, Renderer
-from gradsift.errors import ConversationRefused, TemplateError, nearest
+from gradsift.encoding.rendering import MOMENT, ConversationRefused, Rendered, Renderer
+from gradsift.errors import TemplateError, nearest
 from gradsift.machine import fingerprint
 
 logger = logging.getLogger(__name__)

@@ -54,8 +54,11 @@ class Tokenization:
 
     def __init__(self, tokenizer: Any, adds_special_tokens: bool) -> None:
         self._tokenizer = _with_whole_offsets(tokenizer)
+        self.was_trimming = self._tokenizer is not tokenizer
         self._adds_special_tokens = adds_special_tokens
         self._backend = self._tokenizer.backend_tokenizer
+        self._backend.no_truncation()  # which a tokenizer's file may ask for
+        self._backend.no_padding()
         self._vocabulary: frozenset[str] = frozenset()
         self._pairs: frozenset[str] = frozenset()
 
@@ -94,7 +97,9 @@ class Tokenization:
         if self._is_long(text, num_tokens):
             for margin in self._margins(text, num_tokens):
                 tokens = self._part(text, answer[0] - margin, min(answer[0] + margin, answer[1]))
-                if tokens is not None and _reaches(tokens, answer, num_tokens):
+                if tokens is None:
+                    break
+                if _reaches(tokens, answer, num_tokens):
                     return tokens
         return self._if_not_too_long(text)
 
@@ -113,7 +118,7 @@ class Tokenization:
     def _beginning(self, text: str, num_tokens: int) -> Tokens | None:
         for margin in self._margins(text, num_tokens):
             cut = self._cut(text, margin)
-            if cut is None:
+            if cut is None or cut > MAX_WHOLE:
                 break
             (tokens,) = self.whole([text[:cut]])
             if tokens.num_in_text >= num_tokens:
@@ -132,7 +137,9 @@ class Tokenization:
             first = (self._cut(text, begin + WINDOW) or 0) if begin else 0
             if not first:
                 return None
-        last = self._cut(text, high)
+        last = self._cut(text, high) or len(text)
+        if last - begin > MAX_WHOLE:
+            return None
         (tokens,) = self.whole([text[begin:last]])
         kept = [
             (token, span if span == NOWHERE else (span[0] + begin, span[1] + begin))

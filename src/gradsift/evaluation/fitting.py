@@ -6,8 +6,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gradsift.data import Example, Message, given
-from gradsift.encoding import NOWHERE, REFUSES, Encoder, SetAside, Span, answer_window, num_leading, supervised_tokens
-from gradsift.errors import ConversationRefused, DataError
+from gradsift.encoding import (
+    NOWHERE,
+    REFUSES,
+    ConversationRefused,
+    Encoder,
+    SetAside,
+    Span,
+    answer_window,
+    num_leading,
+    supervised_tokens,
+)
+from gradsift.errors import DataError
 from gradsift.tasks import Question
 
 

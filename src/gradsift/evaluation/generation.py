@@ -17,8 +17,7 @@ from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
 
 from gradsift.data import Example
-from gradsift.encoding import Encoder
-from gradsift.errors import ConversationRefused
+from gradsift.encoding import ConversationRefused, Encoder
 from gradsift.evaluation.fitting import Fitted
 
 FIRST_ROUND = 16
