@@ -16,6 +16,7 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError, safe_range
+from jinja2.visitor import NodeTransformer
 
 from gradsift.encoding.masks import Span
 from gradsift.errors import TemplateError
@@ -29,6 +30,10 @@ STEPS_OF_A_CALL = 16
 """What the call of a macro counts for, by the time that it takes."""
 STEP = "a step"
 """Name of the test that counts; no template can call it."""
+MEASURE = "a measure"
+"""Name of the filter that measures texts; nor this."""
+MAX_TEXT = 2**28
+"""Characters of the longest text that a template may put together."""
 MAX_REPEATED = 10_000_000
 """Characters or items that `*` may give."""
 MAX_SHOWN = 200
@@ -78,6 +83,7 @@ class Renderer:
             for piece in self._template.generate(variables):
                 self._marks.pieces.append(piece)
                 self._marks.position += len(piece)
+                _require_room(self._marks.position)
         except _NoEndError as error:
             raise TemplateError(
                 f"the template {self._name} doesn't end: more than {MAX_STEPS:,} rounds of its loops for a conversation"
@@ -129,7 +135,7 @@ class _NoEndError(Exception):
 class _Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
     """transformers' sandbox, with every loop and macro counted."""
 
-    intercepted_binops = frozenset({"*", "**"})
+    intercepted_binops = frozenset({"*", "**", "+"})
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         template = super()._parse(source, name, filename)
@@ -137,7 +143,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
             node.body.insert(0, nodes.ExprStmt(self._step(node), lineno=node.lineno).set_environment(self))
             if isinstance(node, nodes.For) and node.test is not None:
                 node.test = nodes.And(self._step(node), node.test, lineno=node.lineno).set_environment(self)
-        return template
+        return _Measured().visit(template)
 
     def _step(self, node: nodes.Node) -> nodes.Test:
         # A test, since the sandbox checks every call, which takes longer than the loop.
@@ -145,7 +151,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
         return nodes.Test(count, STEP, [], [], None, None, lineno=node.lineno).set_environment(self)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """A product or power, if its result isn't huge."""
+        """A sum, product or power, if its result isn't huge."""
+        if operator == "+" and isinstance(left, str) and isinstance(right, str):
+            _require_room(len(left) + len(right))
         if operator == "**" and not (isinstance(left, int | float) and isinstance(right, int | float)):
             raise SecurityError("** is for numbers")
         if operator == "**" and isinstance(left, int) and left.bit_length() * max(int(right), 1) > MAX_REPEATED:
@@ -156,6 +164,15 @@ class _Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
                     raise SecurityError(f"what is repeated is longer than {MAX_REPEATED:,}")
                 self.extensions[_Steps.identifier].step(max(len(repeated) * times, 0))
         return super().call_binop(context, operator, left, right)
+
+
+class _Measured(NodeTransformer):  # type: ignore[misc]
+    """Measures what `~` puts together, which the sandbox doesn't."""
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:  # noqa: N802
+        """The text through a filter that refuses it where it is too long."""
+        self.generic_visit(node)
+        return nodes.Filter(node, MEASURE, [], [], None, None, lineno=node.lineno).set_environment(node.environment)
 
 
 class _Steps(Extension):  # type: ignore[misc]
@@ -223,6 +240,7 @@ def _environment() -> _Sandbox:
         return numbers
 
     environment.tests[STEP] = jinja2.pass_context(lambda _, count: steps.step(count))
+    environment.filters[MEASURE] = jinja2.pass_context(lambda _, text: _measured(text))
     environment.filters["tojson"] = _tojson
     environment.filters["random"] = _chance
     environment.globals.update(
@@ -241,6 +259,16 @@ def _printable(value: Any) -> Any:
     if isinstance(value, str | int | float | list | tuple | dict | None | jinja2.Undefined | jinja2.utils.Namespace):
         return value
     raise SecurityError(f"it prints a {type(value).__name__}, whose text differs from run to run")
+
+
+def _measured(text: Any) -> Any:
+    _require_room(len(text))
+    return text
+
+
+def _require_room(size: int) -> None:
+    if size > MAX_TEXT:
+        raise SecurityError(f"it puts together more than {MAX_TEXT:,} characters")
 
 
 def _tojson(
