@@ -221,8 +221,13 @@ def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
         yield group
 
 
-def _offsets(offsets: Sequence[Span], added: Sequence[int]) -> list[Span]:
-    return [NOWHERE if is_added else (start, end) for (start, end), is_added in zip(offsets, added, strict=True)]
+def _offsets(offsets: list[Span], added: list[int]) -> list[Span]:
+    """The offsets with NOWHERE for the special tokens that were added: a few at the ends."""
+    position = -1
+    for _ in range(sum(added)):
+        position = added.index(1, position + 1)
+        offsets[position] = NOWHERE
+    return offsets
 
 
 def _reaches(tokens: Tokens, answer: Span, num_tokens: int) -> bool:
