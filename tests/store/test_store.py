@@ -70,6 +70,8 @@ def test_flipped_byte_is_found(tmp_path: Path) -> None:
         ({"tokenizer": "other"}, "tokenizer"),
         ({"template": "chatml"}, "template"),
         ({"max_length": 65}, "max_length"),
+        ({"attention": "eager"}, "attention"),
+        ({"positions": "of a row alone"}, "positions"),
         ({"parameters": {"layer.0.lora_A.default.weight": [4, 9]}}, "parameters"),
         ({"projection": {"kind": "sketch", "dim": 16, "seed": 1, "version": 1}}, "projection.seed"),
         ({"projection": {"kind": "sketch", "dim": 16, "seed": 0, "version": 2}}, "projection.version"),
@@ -81,6 +83,17 @@ def test_stores_that_differ_are_not_joined(tmp_path: Path, change: dict[str, Any
     with pytest.raises(StoreMismatch) as refusal:
         require_joinable(pool, target)
     assert refusal.value.field.startswith(field)
+
+
+def test_a_store_of_before_the_attention_was_recorded_is_one_of_sdpa(tmp_path: Path) -> None:
+    old, sdpa, eager = (
+        written(tmp_path / name, features(), gradient="sgd", attention=attention)
+        for name, attention in (("old", None), ("sdpa", "sdpa"), ("eager", "eager"))
+    )
+
+    require_joinable(old, sdpa)
+    with pytest.raises(StoreMismatch, match="attention"):
+        require_joinable(old, eager)
 
 
 def test_stores_may_differ_in_data_and_dtype(tmp_path: Path) -> None:

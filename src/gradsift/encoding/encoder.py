@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gradsift.data import Example
 from gradsift.encoding.masks import IGNORED, Span, answer_window, num_leading, supervised_tokens
 from gradsift.encoding.template import ChatTemplate
-from gradsift.errors import TemplateError
+from gradsift.errors import ConfigError, TemplateError
 from gradsift.machine import fingerprint
 
 
@@ -67,8 +67,9 @@ class SetAside:
 class Encoder:
     """Encodes examples, a list at a time, with one tokenizer, template and length."""
 
-    def __init__(self, tokenizer: Any, config: EncodingConfig) -> None:
+    def __init__(self, tokenizer: Any, config: EncodingConfig, num_embeddings: int | None = None) -> None:
         self.tokenizer = tokenizer
+        self._num_embeddings = num_embeddings
         self.max_length = config.max_length
         self.template = ChatTemplate(tokenizer, config.template)
 
@@ -147,7 +148,11 @@ class Encoder:
         return text[:start], text[start:end]
 
     def tokenized(self, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
-        """Token ids of rendered texts, and the characters of each; special tokens that are added have none."""
+        """Token ids of rendered texts, and the characters of each; special tokens that are added have none.
+
+        Raises ConfigError on an id that the model has no embedding of. Only ids that occur count: many tokenizers have
+        a padding token beyond the model's embeddings, which no row holds.
+        """
         if not texts:
             return []
         encoded = self.tokenizer(
@@ -157,7 +162,20 @@ class Encoder:
             return_attention_mask=False,
             verbose=False,
         )
+        self._require_embeddings(encoded["input_ids"])
         return list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+
+    def _require_embeddings(self, rows: Sequence[Sequence[int]]) -> None:
+        if self._num_embeddings is None:
+            return
+        largest = max((max(ids) for ids in rows if ids), default=0)
+        if largest >= self._num_embeddings:
+            token = self.tokenizer.convert_ids_to_tokens(largest)
+            raise ConfigError(
+                f"the tokenizer has {len(self.tokenizer)} tokens and the model embeddings of {self._num_embeddings}: "
+                f"the rows hold {token!r}, id {largest}; use the tokenizer and template that the model was trained "
+                "with, or resize its embeddings and save it"
+            )
 
     def _render_with_prefill(self, example: Example) -> tuple[str, list[Span]]:
         query = self.template.prompt(example.messages[:-1]) + (example.prefill or "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,18 +10,27 @@ import torch
 from torch import Tensor
 
 from gradsift.baselines import REPRESENTATIONS, Base
-from gradsift.encoding import Batch
+from gradsift.encoding import Batch, EncodedRow
 from gradsift.features.gradient_features import FeatureMaker
 from gradsift.features.origins import Origin
-from gradsift.gradients import AdamForm, AdamTerms, PerExampleGradients, ProjectionConfig, adam_terms, build_projector
+from gradsift.gradients import (
+    AdamForm,
+    AdamTerms,
+    PerExampleGradients,
+    ProjectionConfig,
+    adam_terms,
+    build_projector,
+    probe_gradients,
+)
 from gradsift.model import (
     Checkpoint,
     ModelConfig,
     add_saved_lora,
+    alike_parts,
+    find_shortcuts,
     load_adapter,
     load_base_model,
     load_finetuned,
-    plain_head,
     read_moments,
 )
 
@@ -53,7 +62,10 @@ class RepresentationMaker:
     def __call__(self, batch: Batch) -> Tensor:
         """Float32 [B, K]."""
         with torch.no_grad():
-            return REPRESENTATIONS[self.kind].represent(self.base, batch)
+            parts = alike_parts(self.base.model, batch)
+            features = [REPRESENTATIONS[self.kind].represent(self.base, part) for _, part in parts]
+        order = torch.tensor([row for rows, _ in parts for row in rows], device=features[0].device).argsort()
+        return torch.cat(features)[order]
 
 
 @dataclass
@@ -66,6 +78,7 @@ class Makers:
     device: torch.device
     _checkpoint: LoadedCheckpoint | None = field(default=None, init=False)
     _base: Base | None = field(default=None, init=False)
+    _is_probed: bool = field(default=False, init=False)
 
     def maker(self, origin: Origin, form: AdamForm) -> Maker:
         """What makes a store's features; `form` is of a checkpoint's gradients alone."""
@@ -73,10 +86,16 @@ class Makers:
             return self._gradients(self._at(origin), form)
         return self._representation(origin.name)
 
+    def probe_once(self, rows: Sequence[EncodedRow]) -> None:
+        """Raise ConfigError where the loaded adapter's gradients can't be had: before the first shard is made."""
+        if self._checkpoint is not None and not self._is_probed:
+            probe_gradients(self._checkpoint.gradients, rows)
+            self._is_probed = True
+
     def _representation(self, kind: str) -> Maker:
         if self._base is None:
             model = load_finetuned(self.model, None, self.device)
-            self._base = Base(model, plain_head(model))
+            self._base = Base(model, find_shortcuts(model))
         return RepresentationMaker(kind, self._base)
 
     def _gradients(self, loaded: LoadedCheckpoint, form: AdamForm) -> Maker:

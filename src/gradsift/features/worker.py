@@ -36,6 +36,7 @@ class FeatureWorker:
             self._corpora[task.folder] = Corpus(task.corpus)
         rows = self._corpora[task.folder].rows(unit.start, unit.stop)
         maker = self._makers.maker(task.origin, task.meaning.get("gradient", "sgd"))
+        self._makers.probe_once(rows)
         features_RK = torch.empty(unit.num_rows, task.dim, device=self._device)
         self._fill(features_RK, rows, maker, report)
         self._writers[task.folder].write(unit.shard, features_RK)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gradsift.errors import ConfigError
 from gradsift.machine import pick_dtype
+from gradsift.model.positions import forget_lengths
 
 if TYPE_CHECKING:
     import torch
@@ -48,10 +49,14 @@ def load_tokenizer(config: ModelConfig) -> Any:
 
 
 def load_base_model(config: ModelConfig, device: torch.device) -> nn.Module:
-    """The causal language model in its dtype, on the device, without adapter."""
+    """The causal language model in its dtype, on the device, without adapter.
+
+    transformers chooses the attention: the fastest that the model knows and that is exact in float32 (`sdpa`), else
+    `eager`. Rotary embeddings that remember the longest row so far forget it before each pass.
+    """
     from transformers import AutoModelForCausalLM
 
-    arguments: dict[str, Any] = {"dtype": pick_dtype(config.dtype), "attn_implementation": "sdpa"}
+    arguments: dict[str, Any] = {"dtype": pick_dtype(config.dtype)}
     if config.quantization:
         arguments |= {"quantization_config": _quantization(config), "device_map": {"": device}}
     with model_errors(config):
@@ -61,6 +66,7 @@ def load_base_model(config: ModelConfig, device: torch.device) -> nn.Module:
             revision=config.revision,
             **arguments,
         )
+    forget_lengths(model)
     return model if config.quantization else model.to(device)
 
 

@@ -12,7 +12,7 @@ from gradsift.data import Example, SourceConfig, read_examples, source_fingerpri
 from gradsift.encoding import Corpus, EncodedRow, Encoder, EncodingConfig, SetAside, write_corpus
 from gradsift.errors import DataError, RunFolderError
 from gradsift.machine import Progress, RunFolder, write_json
-from gradsift.model import ModelConfig, load_tokenizer
+from gradsift.model import ModelConfig, load_encoder
 from gradsift.tasks import EVALUATION_KEYS, TargetConfig, target_examples
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class EncodeStage:
 
     def _ready_encoder(self) -> Encoder:
         if self._encoder is None:
-            self._encoder = Encoder(load_tokenizer(self._model), self._encoding)
+            self._encoder = load_encoder(self._model, self._encoding)
         return self._encoder
 
 

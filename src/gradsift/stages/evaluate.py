@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from gradsift.encoding import Encoder, EncodingConfig
+from gradsift.encoding import EncodingConfig
 from gradsift.errors import DataError
 from gradsift.evaluation import (
     EvaluateConfig,
@@ -20,7 +20,7 @@ from gradsift.evaluation import (
     write_report,
 )
 from gradsift.machine import RunFolder, pick_device
-from gradsift.model import ModelConfig, load_finetuned, load_tokenizer, model_fingerprint
+from gradsift.model import ModelConfig, load_encoder, load_finetuned, model_fingerprint
 from gradsift.stages.train import trained_settings
 from gradsift.tasks import TargetConfig, held_out
 
@@ -62,7 +62,7 @@ class EvaluateStage:
         metrics_path = self.run.evaluation(target.name, name)
         model = cache(partial(load_finetuned, self.model, trained, pick_device()))
         source = trained_settings(self.run, target.name, name) if trained else {"base": model_fingerprint(self.model)}
-        encoder = Encoder(load_tokenizer(self.model), self.encoding)
+        encoder = load_encoder(self.model, self.encoding)
         folder = metrics_path.with_suffix("")
         if target.has_held_out:
             evaluate_target(EvaluationJob(model, encoder, target, self.config, folder, metrics_path, source))

@@ -17,7 +17,7 @@ from gradsift.data import Example, SourceConfig, read_examples, source_fingerpri
 from gradsift.encoding import EncodedRow, Encoder, EncodingConfig, SetAside
 from gradsift.errors import ConfigError, DataError, RunFolderError
 from gradsift.machine import MANIFEST, RunFolder, first_difference, pick_device, pick_dtype, read_json, write_json
-from gradsift.model import ModelConfig, add_lora, load_base_model, load_tokenizer, model_fingerprint
+from gradsift.model import ModelConfig, add_lora, load_base_model, load_encoder, model_fingerprint
 from gradsift.stages.select import read_selection, selection_examples
 from gradsift.training import Training, TrainingConfig, finetune
 
@@ -85,7 +85,7 @@ class TrainStage:
             logger.info("train %s: the same as %s, which is copied", target, twin)
             _copy_whole(twin, folder)
             return
-        encoder = Encoder(load_tokenizer(self.model), self.encoding)
+        encoder = load_encoder(self.model, self.encoding)
         rows, set_aside = self._rows(encoder, target, selection)
         write_json(folder / SETTINGS_FILE, settings)
         start = time.monotonic()

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gradsift.encoding import Corpus, EncodedRow
 from gradsift.errors import ConfigError
+from gradsift.gradients import probe
 from gradsift.machine import MANIFEST, RunFolder, pick_device, write_json
 from gradsift.model import (
     Checkpoint,
@@ -76,6 +77,7 @@ def run_warmup(run: RunFolder, model_config: ModelConfig, config: WarmupConfig, 
     rows = _read_rows(corpus, warmup_rows(corpus.num_rows, config.fraction, seed))
     set_seed(seed)
     model = add_lora(load_base_model(model_config, pick_device()), config.lora)
+    probe(model, rows)
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters() if weight.requires_grad}
 
     def keep(saved: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from gradsift.errors import StoreDamaged, StoreMismatch
 from gradsift.machine import MANIFEST, file_sha256, read_json
 from gradsift.store.blocks import Span, spans_of
-from gradsift.store.meaning import JOINED_FIELDS, flattened
+from gradsift.store.meaning import BEFORE, JOINED_FIELDS, flattened
 from gradsift.store.quantization import BITS, unpacked
 from gradsift.store.shards import Shard, read_header, read_shard
 
@@ -93,7 +93,7 @@ def require_joinable(pool: FeatureStore, target: FeatureStore) -> None:
         raise StoreMismatch("representation", kind, target_kind, f"{pool.folder} against {target.folder}")
     if kind == "gradients" and target.meaning["gradient"] != "sgd":
         raise StoreMismatch("gradient", "sgd", target.meaning["gradient"], f"{target.folder}")
-    left, right = flattened(pool.meaning), flattened(target.meaning)
+    left, right = BEFORE | flattened(pool.meaning), BEFORE | flattened(target.meaning)
     for field in sorted(left.keys() | right.keys()):
         if field.split(".")[0] in JOINED_FIELDS and left.get(field) != right.get(field):
             where = f"{pool.folder} against {target.folder}"
