@@ -18,7 +18,7 @@ from gradsift.evaluation import EvaluateConfig
 from gradsift.executors import ExecutorConfig
 from gradsift.features import FeaturesConfig
 from gradsift.influence_check import CheckConfig
-from gradsift.machine import RunFolder, atomic_open, first_difference, read_json
+from gradsift.machine import RunFolder, atomic_open, first_difference, read_record
 from gradsift.model import ModelConfig
 from gradsift.selection import CompareConfig, ScoreConfig, SelectConfig
 from gradsift.stages import TrainConfig, WarmupConfig
@@ -225,15 +225,32 @@ def keep_config(config: RunConfig) -> None:
     path = config.run.config
     now = config.model_dump(mode="json")
     if path.is_file():
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        before = _kept(path)
         for section in _binding_sections(config.run):
             difference = first_difference(before.get(section), now[section], section, FREE_KEYS)
             if difference:
                 raise RunFolderError(
                     f"{config.run_dir} was made with other settings: {difference}; use another run_dir, or set it back"
                 )
-    with atomic_open(path) as file:
-        file.write(yaml.safe_dump(now, sort_keys=False, allow_unicode=True).encode())
+    content = yaml.safe_dump(now, sort_keys=False, allow_unicode=True).encode()
+    if not path.is_file() or path.read_bytes() != content:
+        with atomic_open(path) as file:
+            file.write(content)
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """The config that a run folder was made with. Raises RunFolderError where the file is damaged."""
+    try:
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        problem = None if isinstance(before, dict) else "it holds no keys"
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = " ".join(str(error).split())[:200]
+    if problem is not None:
+        raise RunFolderError(
+            f"{path}: is damaged ({problem}): delete it, and run with the config that the folder was made with: it is "
+            "written again"
+        )
+    return dict(before)
 
 
 def _binding_sections(run: RunFolder) -> tuple[str, ...]:
@@ -249,5 +266,5 @@ def _binding_sections(run: RunFolder) -> tuple[str, ...]:
 
 def _is_of_gradients(described: Path) -> bool:
     """Whether a store, finished or not, comes from the warmup; representations don't."""
-    facts = read_json(described)
+    facts = read_record(described).facts
     return "representation" not in facts.get("meaning", facts)

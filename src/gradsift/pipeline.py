@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import sys
 import time
@@ -180,7 +181,9 @@ def check_influence(config: RunConfig) -> str:
 
 
 def write_environment(config: RunConfig) -> None:
-    """Write versions, machine, seed and command into the run folder."""
+    """Write versions, machine, seed and command into the run folder; one that is read-only stays as it is."""
+    if not os.access(config.run.path, os.W_OK):
+        return
     facts = {
         "gradsift": __version__,
         "python": platform.python_version(),

@@ -98,8 +98,8 @@ def test_target_side_must_be_plain_gradients(tmp_path: Path) -> None:
 
 def representation(kind: str = "rds", **changes: Any) -> dict[str, Any]:
     """What the meaning of a representation's store is, beside that of gradients."""
-    gone = dict.fromkeys(("checkpoint", "parameters", "projection", "gradient"))
-    return {"representation": kind, **gone, **changes}
+    gone = dict.fromkeys(("checkpoint", "parameters", "gradient"))
+    return {"representation": kind, "projection": {"kind": "none", "dim": 16}, **gone, **changes}
 
 
 def test_representations_of_a_kind_are_joined(tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ from gradsift.encoding.batching import (
     num_fitting,
     pad_rows,
 )
-from gradsift.encoding.corpus import Corpus, write_corpus
+from gradsift.encoding.corpus import PROMPTS_FILE, Corpus, write_corpus
 from gradsift.encoding.encoder import EncodedRow, Encoder, EncodingConfig, SetAside
 from gradsift.encoding.masks import IGNORED, Span, answer_window, num_leading, supervised_tokens
 
 __all__ = [
     "IGNORED",
+    "PROMPTS_FILE",
     "Batch",
     "Corpus",
     "EncodedRow",

@@ -6,10 +6,13 @@ from gradsift.machine.artifact import (
     MANIFEST,
     atomic_open,
     atomic_path,
+    damaged,
     file_sha256,
     fingerprint,
     first_difference,
+    make_folder,
     read_json,
+    read_parquet,
     remove_leftovers,
     write_json,
 )
@@ -18,31 +21,41 @@ from gradsift.machine.disk import require_space
 from gradsift.machine.lock import locked
 from gradsift.machine.markdown import table
 from gradsift.machine.progress import Progress, duration
+from gradsift.machine.records import Record, finished_facts, read_record, remove_record, renewed, write_record
 from gradsift.machine.runfolder import RunFolder
 from gradsift.machine.threads import Threads, compute_threads, share_threads
 
 __all__ = [
     "MANIFEST",
     "Progress",
+    "Record",
     "RunFolder",
     "Threads",
     "atomic_open",
     "atomic_path",
     "compute_threads",
+    "damaged",
     "duration",
     "file_sha256",
     "fingerprint",
+    "finished_facts",
     "first_difference",
     "free_memory",
     "locked",
+    "make_folder",
     "num_devices",
     "peak_share",
     "pick_device",
     "pick_dtype",
     "read_json",
+    "read_parquet",
+    "read_record",
     "remove_leftovers",
+    "remove_record",
+    "renewed",
     "require_space",
     "share_threads",
     "table",
     "write_json",
+    "write_record",
 ]

@@ -3,31 +3,52 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from gradsift.errors import RunFolderError
+from gradsift.machine.artifact import make_folder
 
 logger = logging.getLogger(__name__)
+
+
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""What file systems say that know no locks; some network mounts don't."""
 
 
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold the run folder for this process; the lock dies with the process, however it ends.
 
-    Where another process holds it: wait for it, or raise RunFolderError.
+    Where another process holds it: wait for it, or raise RunFolderError. A folder that can't be written to needs no
+    lock.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                raise RunFolderError(
-                    f"another gradsift process is working in {folder}: wait for it, or stop it"
-                ) from None
-            logger.info("waiting for another gradsift process in %s", folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            make_folder(folder)
+            file = stack.enter_context((folder / ".lock").open("a+"))
+        except OSError as error:
+            if error.errno not in READ_ONLY or not folder.is_dir():
+                raise
+        else:
+            _hold(file, folder, wait)
         yield
+
+
+def _hold(file: IO[str], folder: Path, wait: bool) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if not wait:
+            raise RunFolderError(f"another gradsift process is working in {folder}: wait for it, or stop it") from None
+        logger.info("waiting for another gradsift process in %s", folder)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        logger.warning("%s is on a file system without locks: start no second gradsift there", folder)

@@ -53,7 +53,7 @@ class BaselineStage:
 
 def score_by_number(run: RunFolder, kind: str, targets: Sequence[str], config: ScoreConfig) -> None:
     """Write, for every target and subtask, the number that the pool's store of that kind has for each row."""
-    store = FeatureStore(run.pool_features(kind))
+    store = FeatureStore(run.pool_features(kind), Corpus(run.pool).keys)
     rows = stacked(store.shards())
     score_N1 = store.features(rows)
     for target in targets:
@@ -79,5 +79,4 @@ def encoded_target(run: RunFolder, target: TargetConfig, seed: int) -> list[Exam
 def _in_corpus(corpus: Corpus, examples: Sequence[Example]) -> list[Example]:
     """The examples that were not set aside, in the corpus' order."""
     by_key = {(example.source, example.id): example for example in examples}
-    table = corpus.table(["source", "id"])
-    return [by_key[key] for key in zip(table["source"].to_pylist(), table["id"].to_pylist(), strict=True)]
+    return [by_key[key] for key in corpus.keys]

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from gradsift.data import Example, SourceConfig, read_examples, source_fingerprint
-from gradsift.encoding import Corpus, EncodedRow, Encoder, EncodingConfig, SetAside, write_corpus
+from gradsift.encoding import PROMPTS_FILE, Corpus, EncodedRow, Encoder, EncodingConfig, SetAside, write_corpus
 from gradsift.errors import DataError, RunFolderError
-from gradsift.machine import Progress, RunFolder, write_json
+from gradsift.machine import Progress, RunFolder, make_folder, write_json
 from gradsift.model import ModelConfig, load_tokenizer
+from gradsift.stages.sources import (
+    encoding_files,
+    examples_fingerprint,
+    require_same_encoding,
+    require_same_examples,
+)
 from gradsift.tasks import EVALUATION_KEYS, TargetConfig, target_examples
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 1000
-PROMPTS_FILE = "prompts.json"
 
 
 class EncodeStage:
@@ -32,7 +38,7 @@ class EncodeStage:
         """The encoded pool. Raises DataError where no row of it can be used."""
         fingerprints = {source.name: source_fingerprint(source) for source in sources}
         if Corpus.is_finished(self._run.pool):
-            corpus = Corpus(self._run.pool)
+            corpus = self._unchanged(self._run.pool)
             _require_same_files(corpus, fingerprints)
             return corpus
         examples = (example for source in sources for example in read_examples(source, self._seed))
@@ -50,17 +56,17 @@ class EncodeStage:
         folder = self._run.target(config.name)
         settings = config.model_dump(mode="json", exclude=EVALUATION_KEYS)
         if Corpus.is_finished(folder):
-            corpus = Corpus(folder)
+            corpus = self._unchanged(folder)
             _require_same_target(corpus, settings)
+            require_same_examples(corpus, config.name, target_examples(config, self._seed))
             return corpus
         examples = target_examples(config, self._seed)
         if not examples:
             raise DataError(f"target {config.name} has no examples", config.path)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_json(folder / PROMPTS_FILE, [self._prompt(example) for example in examples])
-        corpus = self._write(
-            folder, f"encode target {config.name}", examples, {"settings": settings}, keep_answers=True
-        )
+        facts = {"settings": settings, "examples": examples_fingerprint(examples)}
+        corpus = self._write(folder, f"encode target {config.name}", examples, facts, keep_answers=True)
         if corpus.num_rows == 0:
             raise DataError(f"no example of target {config.name} can be used{_reasons(corpus)}", config.path)
         return corpus
@@ -83,7 +89,19 @@ class EncodeStage:
         encoder = self._ready_encoder()
         with Progress(label, None) as progress:
             rows = _encoded(encoder, examples, keep_answers, progress)
-            return write_corpus(folder, rows, {**facts, "encoding": encoder.meaning()})
+            made_with = {"encoding": encoder.meaning(), "encoding_files": self._files}
+            return write_corpus(folder, rows, {**facts, **made_with})
+
+    def _unchanged(self, folder: Path) -> Corpus:
+        """A finished corpus. Raises RunFolderError where it, or what its rows were encoded with, has changed."""
+        corpus = Corpus(folder)
+        corpus.require_whole()
+        require_same_encoding(corpus, self._files, lambda: self._ready_encoder().meaning())
+        return corpus
+
+    @cached_property
+    def _files(self) -> dict[str, str] | None:
+        return encoding_files(self._model, self._encoding)
 
     def _ready_encoder(self) -> Encoder:
         if self._encoder is None:
@@ -113,10 +131,10 @@ def _require_same_files(corpus: Corpus, fingerprints: dict[str | None, str]) -> 
 
 def _require_same_target(corpus: Corpus, settings: dict[str, Any]) -> None:
     for key, before in corpus.manifest["settings"].items():
-        if settings[key] != before:
+        if settings.get(key) != before:
             raise RunFolderError(
                 f"target {settings['name']} was encoded in {corpus.folder} with {key}={before!r}, now "
-                f"{settings[key]!r}: give the new target another name"
+                f"{settings.get(key)!r}: give the new target another name"
             )
 
 

@@ -16,7 +16,16 @@ from pydantic import Field, field_validator
 from gradsift.data import Example, SourceConfig, read_examples, source_fingerprint
 from gradsift.encoding import EncodedRow, Encoder, EncodingConfig, SetAside
 from gradsift.errors import ConfigError, DataError, RunFolderError
-from gradsift.machine import MANIFEST, RunFolder, first_difference, pick_device, pick_dtype, read_json, write_json
+from gradsift.machine import (
+    MANIFEST,
+    Record,
+    RunFolder,
+    first_difference,
+    pick_device,
+    pick_dtype,
+    read_record,
+    write_record,
+)
 from gradsift.model import ModelConfig, add_lora, load_base_model, load_tokenizer, model_fingerprint
 from gradsift.stages.select import read_selection, selection_examples
 from gradsift.training import Training, TrainingConfig, finetune
@@ -30,6 +39,9 @@ logger = logging.getLogger(__name__)
 SETTINGS_FILE = "training.json"
 DECISIVE = ("train", "model", "encoding", "data", "seed")
 """Fields of a trained model's manifest that decide its weights."""
+NEWER = ("meaning",)
+"""Likewise, but manifests made before they were kept lack them."""
+WEIGHTS = ("adapter_model.safetensors", "model*.safetensors", "pytorch_model*.bin")
 FREE_SETTINGS = {"micro_batch_size", "gradient_checkpointing", "save_steps", "report_to"}
 """Settings that don't change what is learned: a training may go on with others."""
 
@@ -76,7 +88,8 @@ class TrainStage:
     def train(self, target: str, selection: str) -> None:
         """Train on the target's selection of that name, from the last checkpoint where there is one."""
         folder = self.run.model(target, selection)
-        settings = self._settings(target, selection)
+        encoder = Encoder(load_tokenizer(self.model), self.encoding)
+        settings = {**self._settings(target, selection), "meaning": encoder.meaning()}
         if _is_finished(folder, settings):
             logger.info("train %s: %s was trained before", target, selection)
             return
@@ -85,9 +98,10 @@ class TrainStage:
             logger.info("train %s: the same as %s, which is copied", target, twin)
             _copy_whole(twin, folder)
             return
-        encoder = Encoder(load_tokenizer(self.model), self.encoding)
         rows, set_aside = self._rows(encoder, target, selection)
-        write_json(folder / SETTINGS_FILE, settings)
+        if not (folder / SETTINGS_FILE).is_file():
+            _remove_checkpoints(folder)  # nothing says what they were trained with
+            write_record(folder / SETTINGS_FILE, settings)
         start = time.monotonic()
         model = self._fresh_model()
         log = finetune(model, self._training(rows, folder))
@@ -101,15 +115,14 @@ class TrainStage:
             "loss": _last_epoch_loss(log, self.config.epochs),
             "log": log,
         }
-        write_json(folder / MANIFEST, facts)
-        for path in folder.glob("checkpoint-*"):
-            shutil.rmtree(path)
+        _remove_checkpoints(folder)
+        write_record(folder / MANIFEST, facts, _saved_files(folder))
         (folder / SETTINGS_FILE).unlink()
 
     def _twin(self, settings: Mapping[str, Any]) -> Path | None:
         """A model trained alike, for another target: the full pool and a random part are the same for all of them."""
         manifests = sorted((self.run.path / "model").glob(f"*/[!.]*/{MANIFEST}"))
-        return next((path.parent for path in manifests if _is_described_by(read_json(path), settings)), None)
+        return next((path.parent for path in manifests if _is_whole_and_described_by(path, settings)), None)
 
     def _settings(self, target: str, selection: str) -> dict[str, Any]:
         """What decides the trained model."""
@@ -179,21 +192,48 @@ class TrainStage:
 
 
 def _is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether the model is there; raises RunFolderError where it, or a part of it, was trained in other settings."""
+    """Whether the model is there; raises RunFolderError where it, or a part of it, was trained in other settings, or
+    isn't as it was written."""
     described = next((folder / name for name in (MANIFEST, SETTINGS_FILE) if (folder / name).is_file()), None)
     if described is None:
         return False
-    before = read_json(described)
+    record = read_record(described, DECISIVE)
     for key, now in settings.items():
-        difference = first_difference(before[key], now, key)
+        difference = first_difference(record.facts.get(key, now if key in NEWER else None), now, key)
         if difference:
             what = "another selection" if key == "data" and isinstance(now, str) else f"other settings: {difference}"
             raise RunFolderError(f"{folder} was trained with {what}; delete it to train again, or set it back")
-    return described.name == MANIFEST
+    if described.name != MANIFEST:
+        return False
+    _require_whole(record)
+    return True
 
 
-def _is_described_by(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
-    return all(facts.get(key) == value for key, value in settings.items())
+def _require_whole(record: Record) -> None:
+    """Raise RunFolderError where a file of a finished model isn't as it was written, or its weights are gone."""
+    folder = record.path.parent
+    changed = record.changed_file()
+    if changed is not None:
+        raise RunFolderError(f"{changed}: isn't what was trained: delete {folder} to train again, or put it back")
+    if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
+        raise RunFolderError(f"{folder}: has no weights: delete it to train again")
+
+
+def _is_whole_and_described_by(path: Path, settings: Mapping[str, Any]) -> bool:
+    record = read_record(path, DECISIVE)
+    described = all(record.facts.get(key) == value for key, value in settings.items())
+    return described and record.changed_file() is None
+
+
+def _saved_files(folder: Path) -> list[Path]:
+    """The model's and tokenizer's files; a model card is the user's to change."""
+    saved = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return sorted(path for path in saved if path.name not in (MANIFEST, SETTINGS_FILE) and path.suffix != ".md")
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    for path in folder.glob("checkpoint-*"):
+        shutil.rmtree(path)
 
 
 def _copy_whole(folder: Path, destination: Path) -> None:
@@ -204,12 +244,15 @@ def _copy_whole(folder: Path, destination: Path) -> None:
 
 
 def trained_settings(run: RunFolder, target: str, selection: str) -> dict[str, Any]:
-    """What decided the trained model; raises DataError where there is none."""
+    """What decided the trained model, and the checksums of its files. Raises DataError where there is none, and
+    RunFolderError where it isn't as it was written."""
     path = run.model(target, selection) / MANIFEST
     if not path.is_file():
         raise DataError(f"there is no model for target {target} yet: run `gradsift train` first", path.parent)
-    facts = read_json(path)
-    return {key: facts[key] for key in DECISIVE}
+    record = read_record(path, DECISIVE)
+    _require_whole(record)
+    settings = {key: record.facts[key] for key in (*DECISIVE, *NEWER) if key in record.facts}
+    return {**settings, "files": record.files} if record.files else settings
 
 
 def _last_epoch_loss(log: Sequence[Mapping[str, float]], epochs: int) -> float:
