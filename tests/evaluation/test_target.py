@@ -19,7 +19,7 @@ from torch import nn
 
 from gradsift.encoding.encoder import Encoder
 from gradsift.evaluation.target import EvaluateConfig, EvaluationJob, drawn, evaluate_target
-from gradsift.machine.artifact import read_json
+from gradsift.machine.records import read_record
 from gradsift.model.loading import ModelConfig, load_base_model
 from gradsift.tasks.question import Question
 from gradsift.tasks.targets import TargetConfig
@@ -97,7 +97,7 @@ def test_metrics_are_those_of_the_predictions(make_job: MakeJob) -> None:
     assert metrics["answer_loss"]["nats_per_token"] == pytest.approx(
         sum(row["answer_nats"] for row in rows) / sum(row["answer_tokens"] for row in rows)
     )
-    assert read_json(job.metrics_path) == metrics
+    assert read_record(job.metrics_path).facts == metrics
 
 
 def test_letters_loss_is_read_from_the_choices(make_job: MakeJob) -> None:

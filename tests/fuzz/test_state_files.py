@@ -20,6 +20,8 @@ NUM_CASES = int(os.environ.get("GRADSIFT_FUZZ") or 300)
 RESULTS = ("selection/sums/less.jsonl", "evaluation/sums/less/predictions.jsonl")
 """What must be as it was, or refused."""
 UNREAD = {"environment.json", ".lock"}
+ELSEWHERE = "warmup"
+"""Its files are damaged in the tests of the warmup and of checkpoints."""
 
 Damage = Callable[[Path, Random, Path], None]
 
@@ -79,8 +81,8 @@ def a_folder_in_its_place(path: Path, random: Random, run: Path) -> None:
 
 
 def swapped_with_one_like_it(path: Path, random: Random, run: Path) -> None:
-    others = sorted(other for other in run.rglob(f"*{path.suffix}") if other.is_file() and other != path)
-    other = random.choice(others or [path])
+    others = [run / other for other in state_files(run) if other.suffix == path.suffix]
+    other = random.choice(others)
     content, other_content = path.read_bytes(), other.read_bytes()
     path.write_bytes(other_content)
     other.write_bytes(content)
@@ -125,7 +127,7 @@ def restored(finished: Path, tmp_path: Path) -> Iterator[Path]:
 def state_files(run: Path) -> list[Path]:
     """Every file of a run that a command reads, in a fixed order, by its name in the run."""
     files = (path.relative_to(run) for path in run.rglob("*") if path.is_file() and path.name not in UNREAD)
-    return sorted(files)
+    return sorted(path for path in files if path.parts[0] != ELSEWHERE)
 
 
 @pytest.mark.parametrize("case", range(NUM_CASES))
