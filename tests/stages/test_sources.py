@@ -68,7 +68,18 @@ def edited_pool(folder: Path) -> None:
     path.write_text(path.read_text().replace("Say it.", "Tell it.", 1))
 
 
+def edited_base(folder: Path) -> None:
+    flip(folder / "model" / "model.safetensors")
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
 CHANGES = {
+    "the base model's weights or config have changed since": edited_base,
     "the template has changed since": edited_template,
     "the tokenizer has changed since": edited_tokenizer,
     "the examples of target sums have changed since": edited_examples,
@@ -91,15 +102,14 @@ def test_files_written_anew_that_mean_the_same_are_the_same(folder: Path) -> Non
     assert gradsift("run", folder / "config.yaml") == 0
 
 
-def test_a_base_that_changed_after_the_training_is_not_evaluated_with(
+def test_another_model_that_changed_after_its_training_is_not_evaluated_with(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = folder / "model" / "model.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-3] ^= 1
-    path.write_bytes(content)
-    shutil.rmtree(folder / "run" / "evaluation")
-    assert gradsift("evaluate", folder / "config.yaml") == 2
+    other = shutil.copytree(folder / "model", folder / "other")
+    own = ("select.name=other", f"train.model={other}", "train.method=lora")
+    assert gradsift("run", folder / "config.yaml", *own) == 0
+    flip(other / "model.safetensors")
+    assert gradsift("evaluate", folder / "config.yaml", *own) == 2
     assert "was trained with model.fingerprint" in capsys.readouterr().err
 
 
@@ -116,9 +126,7 @@ def test_a_finished_model_that_lost_a_file_is_refused(
 def test_a_model_that_was_trained_again_is_evaluated_again(folder: Path) -> None:
     metrics, model = folder / "run" / "evaluation" / "sums" / "less.json", folder / "run" / "model" / "sums" / "less"
     before, record = read_record(metrics).facts["inputs"], read_record(model / "manifest.json")
-    weights = bytearray((model / "adapter_model.safetensors").read_bytes())
-    weights[-3] ^= 1
-    (model / "adapter_model.safetensors").write_bytes(weights)
+    flip(model / "adapter_model.safetensors")
     write_record(model / "manifest.json", record.facts, [model / name for name in record.files])
     assert gradsift("evaluate", folder / "config.yaml") == 0
     assert read_record(metrics).facts["inputs"] != before

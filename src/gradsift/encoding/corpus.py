@@ -23,7 +23,6 @@ from gradsift.machine import (
     atomic_open,
     atomic_path,
     damaged,
-    make_folder,
     read_parquet,
     read_record,
     renewed,
@@ -123,7 +122,6 @@ def _encoded_row(record: Mapping[str, Any]) -> EncodedRow:
 
 def write_corpus(folder: Path, results: Iterable[EncodedRow | SetAside], facts: Mapping[str, Any]) -> Corpus:
     """Write the rows as they come, a row group at a time; `facts` go into the manifest."""
-    make_folder(folder)
     writer = _Writer()
     beside = [path for path in (folder / PROMPTS_FILE,) if path.is_file()]
     with (

@@ -29,7 +29,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     make_folder(path.parent)
     if path.is_dir():
-        raise RunFolderError(f"{path}: is a folder where a file belongs: move it away")
+        raise _in_the_way(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -45,6 +45,10 @@ def atomic_open(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that takes the place of `path` when the block succeeds."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         yield file
+
+
+def _in_the_way(folder: Path) -> RunFolderError:
+    return RunFolderError(f"{folder}: is a folder where a file belongs: move it away")
 
 
 def make_folder(folder: Path) -> None:
@@ -71,9 +75,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in `path`. Raises RunFolderError where there is no JSON in it."""
+    """The JSON value in `path`. Raises RunFolderError where there is no JSON in it, or no file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except IsADirectoryError as error:
+        raise _in_the_way(path) from error
+    except FileNotFoundError as error:
+        raise RunFolderError(f"{path}: is missing: run the command again that makes it") from error
     except (ValueError, RecursionError) as error:
         raise damaged(path, f"no valid JSON: {error}") from error
 

@@ -12,11 +12,13 @@ from typing import Any
 from gradsift.data import Example, SourceConfig, read_examples, source_fingerprint
 from gradsift.encoding import PROMPTS_FILE, Corpus, EncodedRow, Encoder, EncodingConfig, SetAside, write_corpus
 from gradsift.errors import DataError, RunFolderError
-from gradsift.machine import Progress, RunFolder, make_folder, write_json
+from gradsift.machine import Progress, RunFolder, write_json
 from gradsift.model import ModelConfig, load_tokenizer
 from gradsift.stages.sources import (
+    base_weights,
     encoding_files,
     examples_fingerprint,
+    require_same_base,
     require_same_encoding,
     require_same_examples,
 )
@@ -40,9 +42,11 @@ class EncodeStage:
         if Corpus.is_finished(self._run.pool):
             corpus = self._unchanged(self._run.pool)
             _require_same_files(corpus, fingerprints)
+            require_same_base(corpus, base_weights(self._model))
             return corpus
         examples = (example for source in sources for example in read_examples(source, self._seed))
-        corpus = self._write(self._run.pool, "encode pool", examples, {"sources": fingerprints})
+        facts = {"sources": fingerprints, "base_model": base_weights(self._model)}
+        corpus = self._write(self._run.pool, "encode pool", examples, facts)
         if corpus.num_rows == 0:
             raise DataError(f"no row of the pool can be used{_reasons(corpus)}; see {corpus.folder}/set_aside.jsonl")
         return corpus
@@ -63,7 +67,6 @@ class EncodeStage:
         examples = target_examples(config, self._seed)
         if not examples:
             raise DataError(f"target {config.name} has no examples", config.path)
-        make_folder(folder)
         write_json(folder / PROMPTS_FILE, [self._prompt(example) for example in examples])
         facts = {"settings": settings, "examples": examples_fingerprint(examples)}
         corpus = self._write(folder, f"encode target {config.name}", examples, facts, keep_answers=True)

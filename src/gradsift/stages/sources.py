@@ -1,4 +1,4 @@
-"""What the pool and the targets were encoded from, as far as it may change in place: tokenizer, template, examples."""
+"""What a run was begun with, as far as it may change in place: tokenizer, template, base weights, examples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradsift.data import Example
 from gradsift.encoding import Corpus, EncodingConfig
 from gradsift.errors import RunFolderError
 from gradsift.machine import file_sha256, fingerprint
-from gradsift.model import ModelConfig
+from gradsift.model import ModelConfig, model_fingerprint
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 """A folder without any of them has its tokenizer from elsewhere."""
@@ -29,6 +29,23 @@ def encoding_files(model: ModelConfig, encoding: EncodingConfig) -> dict[str, st
     beside = [path for path in sorted(folder.glob("*")) if path.suffix not in WEIGHTS]
     beside += [*sorted(folder.glob("*/*.jinja")), Path(encoding.template).expanduser()]
     return {path.name: file_sha256(path) for path in beside if path.is_file()}
+
+
+def base_weights(model: ModelConfig) -> str | None:
+    """Fingerprint of a base in a folder; None of one that is elsewhere, or has no weights there: texts need none."""
+    folder = Path(model.name_or_path).expanduser()
+    has_weights = any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "pytorch_model*.bin"))
+    return model_fingerprint(model) if has_weights and (folder / "config.json").is_file() else None
+
+
+def require_same_base(corpus: Corpus, now: str | None) -> None:
+    """Raise RunFolderError where the base isn't the one that a run folder was begun with."""
+    before = corpus.manifest.get("base_model")  # folders made before it was kept have none
+    if None not in (before, now) and before != now:
+        raise RunFolderError(
+            f"the base model's weights or config have changed since {corpus.folder} was made: put them back as they "
+            "were, or use another run_dir"
+        )
 
 
 def require_same_encoding(

@@ -16,7 +16,6 @@ from gradsift.machine import (
     atomic_path,
     file_sha256,
     fingerprint,
-    make_folder,
     read_record,
     remove_leftovers,
     write_record,
@@ -51,7 +50,6 @@ class StoreWriter:
 
     def open(self) -> None:
         """Prepare the folder, and refuse one whose shards mean something else."""
-        make_folder(self.folder)
         remove_leftovers(self.folder)
         described = self.folder / MEANING_FILE
         if described.is_file():
