@@ -71,7 +71,7 @@ def score_by_influence(
     keys = corpus.keys
     pools = [FeatureStore(run.pool_features(checkpoint.name), keys) for checkpoint in checkpoints]
     for checkpoint, pool in zip(checkpoints, pools, strict=True):
-        _require_made_from(pool, checkpoint, corpus)
+        require_made_from(pool, checkpoint, corpus)
     pending = []
     for target in targets:
         side = _target_side(run, target, checkpoints, weights, pools, config)
@@ -98,7 +98,7 @@ def _target_side(
     sides, meanings = [], []
     for checkpoint, pool in zip(checkpoints, pools, strict=True):
         store = FeatureStore(run.target_features(target, checkpoint.name), keys)
-        _require_made_from(store, checkpoint, corpus)
+        require_made_from(store, checkpoint, corpus)
         require_joinable(pool, store)
         rows = stacked(store.shards())
         sides.append((store.features(rows), rows.norms_R))
@@ -110,7 +110,7 @@ def _target_side(
     return TargetSide(target, names, directions, int((~usable_CV).sum(dim=1).max()), inputs)
 
 
-def _require_made_from(store: FeatureStore, checkpoint: Origin, corpus: Corpus) -> None:
+def require_made_from(store: FeatureStore, checkpoint: Origin, corpus: Corpus) -> None:
     """Raise StoreMismatch where a store was made at another checkpoint than there is now, or of other rows."""
     now = {"data": corpus.manifest["fingerprint"], **corpus.manifest["encoding"]}
     if isinstance(checkpoint, Checkpoint):
