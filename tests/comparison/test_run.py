@@ -129,7 +129,7 @@ def test_a_cell_killed_while_it_is_made_again_with_other_settings_is_not_done(
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "_record", killed)
-        assert gradsift(*command, "evaluate.num_shots=1") == 130
+        assert gradsift(*command, "targets.0.metric=exact_match") == 130
     assert predictions.read_bytes() != before
     assert gradsift(*command) == 0
     assert predictions.read_bytes() == before
