@@ -27,7 +27,7 @@ from timing import SHARED, Goal, print_header, show
 from gradsift.data import SourceConfig, selected_lines
 from gradsift.selection import ScoredRows, SelectConfig, choose, combined, ranking
 from gradsift.stages.score import TargetSide, pool_influences
-from gradsift.store import BITS, FeatureStore, StoreWriter, quantize
+from gradsift.store import BITS, FeatureStore, StoreWriter, block_rows, checksum, quantize
 
 SHARD_ROWS = 1024
 READ_BYTES = 1 << 20
@@ -78,6 +78,7 @@ def score(options: argparse.Namespace) -> None:
                     note=note,
                 )
             )
+        _show_checks(stores[0], side)
         _show_linear(stores, side, options)
         _show_quantised(stores[0], side)
 
@@ -121,6 +122,17 @@ def _forget(paths: list[Path]) -> None:
         with path.open("rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _show_checks(store: FeatureStore, side: TargetSide) -> None:
+    """Time of scoring a store over what is left of it without the checksums of its blocks, from the page cache."""
+    few = TargetSide(side.name, side.subtasks, side.directions[:1], 0, "")
+    block_RK = torch.randn(block_rows(store.dim), store.dim).half()
+    whole = min(_wall(lambda: _scores([store], few)) for _ in range(5))
+    num_blocks = -(-store.num_rows // len(block_RK))
+    checks = min(_wall(lambda: checksum(block_RK)) for _ in range(50)) * num_blocks / torch.get_num_threads()
+    note = f"{checks:.3f} of {whole:.3f} s, {block_RK.nbytes / 1e6 * num_blocks / checks / 1e3:.0f} GB/s"
+    show(Goal("scoring, with / without checksums", whole / (whole - checks), 1.05, note=note))
 
 
 def _show_linear(stores: list[FeatureStore], side: TargetSide, options: argparse.Namespace) -> None:

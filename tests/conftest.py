@@ -19,6 +19,19 @@ SENTENCES = [
     "One day the user asked the assistant a question, and the assistant gave an answer.",
 ]
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz-examples", type=int, default=None, help="cases of each fuzz test")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    import fuzzing
+    from hypothesis import settings
+
+    settings.load_profile("gradsift")
+    fuzzing.examples = config.getoption("--fuzz-examples")
+
+
 MakeRow = Callable[..., Any]
 MakeModel = Callable[..., Any]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from checkpoints import edit_json
 from runs import conversation, gradsift, small_pool, tiny_run, write_jsonl
 
 
@@ -72,14 +74,22 @@ def test_wrong_subtask_column_lists_those_there(config: Path, capsys: pytest.Cap
     assert "kind" in line
 
 
-def test_broken_json_names_file_and_line(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pool = tmp_path / "pool.jsonl"
+def cut_line(pool: Path, number: int) -> None:
     lines = pool.read_text().splitlines()
-    lines[4] = lines[4][:-3]
+    lines[number - 1] = lines[number - 1][:-3]
     pool.write_text("\n".join(lines))
-    line = refused(capsys, "run", config)
+
+
+def test_broken_json_names_file_and_line(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cut_line(tmp_path / "pool.jsonl", 5)
+    line = refused(capsys, "run", config, "pool.0.on_error=refuse")
     assert "pool.jsonl" in line
     assert "line 5" in line
+
+
+def test_bad_row_of_a_target_is_refused(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cut_line(tmp_path / "target.jsonl", 2)
+    assert "target.jsonl, line 2: is not valid JSON" in refused(capsys, "encode", config)
 
 
 def test_empty_pool(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,9 +180,16 @@ def test_changed_pool_file_is_refused(config: Path, tmp_path: Path, capsys: pyte
     assert "has changed" in refused(capsys, "run", config)
 
 
-def test_warmup_of_a_single_step_has_no_learning_rate(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = refused(capsys, "run", config, "warmup.epochs=1", "warmup.batch_size=12")
-    assert "learning rate above 0" in line
+def test_checkpoints_that_all_carry_no_weight_are_refused(
+    config: Path, tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A warmup of a single step trains at the whole rate; a checkpoint that says 0 carries no weight."""
+    assert gradsift("run", config, "--until", "warmup", "warmup.epochs=1", "warmup.batch_size=12") == 0
+    checkpoint = tmp_path / "run" / "warmup" / "checkpoint-1"
+    edit_json(checkpoint / "checkpoint.json", learning_rate=0)
+    (tmp_path / "other").mkdir()
+    other = tiny_run(tmp_path / "other", tiny_model_folder, warmup={"checkpoints": [str(checkpoint)]})
+    assert "learning rate above 0" in refused(capsys, "run", other)
 
 
 def test_stage_before_its_time_says_what_to_run(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,6 +241,144 @@ def test_rows_set_aside_are_listed(config: Path, tmp_path: Path, capsys: pytest.
     aside = [json.loads(line) for line in (tmp_path / "run" / "pool" / "set_aside.jsonl").read_text().splitlines()]
     assert [row["id"] for row in aside] == ["silent"]
     assert "25 rows read, 1 set aside" in capsys.readouterr().out
+
+
+BAD_LINES = [
+    b'{"id": "cut", "messages": [{"role": "us',
+    b'{"id": "tool", "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": 7}]}',
+    b'{"id": "image", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}',
+    b'{"id": "bytes", "messages": "\xff"}',
+    b'{"id": "none"}',
+]
+
+
+@pytest.fixture
+def pool_with_bad_rows(config: Path, tmp_path: Path) -> Path:
+    """The small pool, with a bad line before each of its first rows."""
+    pool = tmp_path / "pool.jsonl"
+    lines = pool.read_bytes().splitlines()
+    mixed = [line for pair in zip(BAD_LINES, lines, strict=False) for line in pair]
+    pool.write_bytes(b"\n".join([*mixed, *lines[len(BAD_LINES) :]]) + b"\n")
+    return pool
+
+
+def test_bad_rows_are_set_aside_counted_and_listed(
+    config: Path, tmp_path: Path, pool_with_bad_rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gradsift("run", config, "--until", "encode") == 0
+    printed = capsys.readouterr()
+    assert "29 rows read, 5 set aside" in printed.out
+    assert "5 of 29 rows can't be read and are set aside" in printed.err
+    aside = [json.loads(line) for line in (tmp_path / "run" / "pool" / "set_aside.jsonl").read_text().splitlines()]
+    assert [row["place"] for row in aside] == [f"{pool_with_bad_rows}, line {line}" for line in (1, 3, 5, 7, 9)]
+    assert [row["row"] for row in aside] == [0, 2, 4, 6, 8]
+    assert [row["id"] for row in aside] == ["0000000", "tool", "image", "0000006", "none"]
+    assert all(row["reason"] for row in aside)
+    manifest = json.loads((tmp_path / "run" / "pool" / "manifest.json").read_text())
+    assert manifest["per_source"] == {"pool": {"read": 29, "set_aside": 5}}
+
+
+@pytest.mark.parametrize("method", ["less", "bm25", "length"])
+def test_bad_rows_change_nothing_for_the_others(
+    config: Path, tmp_path: Path, pool_with_bad_rows: Path, method: str
+) -> None:
+    def selected(run: str, pool: str) -> list[dict[str, Any]]:
+        select = f"select={{count: 6, method: {method}, deduplicate: exact}}"
+        settings = [f"run_dir={tmp_path / run}", f"pool.0.path={pool}", "warmup.fraction=1.0", select]
+        assert gradsift("run", config, "--until", "select", *settings) == 0
+        lines = (tmp_path / run / "selection" / "sums" / f"{method}.jsonl").read_bytes().splitlines()
+        return [json.loads(line) for line in lines]
+
+    good = write_jsonl(tmp_path / "good.jsonl", small_pool())
+    assert selected("a", str(pool_with_bad_rows)) == selected("b", str(good))
+
+
+def test_file_trained_on_leaves_its_bad_rows_out(config: Path, tmp_path: Path, pool_with_bad_rows: Path) -> None:
+    data = f"train.data=[{{name: mine, path: {pool_with_bad_rows}}}]"
+    assert gradsift("run", config, "--until", "train", "pool.0.path=" + str(tmp_path / "pool.jsonl"), data) == 0
+    facts = json.loads((tmp_path / "run" / "model" / "sums" / "less" / "manifest.json").read_text())
+    assert (facts["num_rows"], sum(facts["set_aside"].values())) == (24, 5)
+
+
+def test_pipe_as_pool_is_refused(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert "is a pipe" in refused(capsys, "run", config, f"pool.0.path={tmp_path / 'pipe.jsonl'}")
+
+
+def test_folder_made_before_a_key_was_there_is_gone_on_with(config: Path, tmp_path: Path) -> None:
+    assert gradsift("run", config, "--until", "encode") == 0
+    kept = tmp_path / "run" / "config.yaml"
+    values = yaml.safe_load(kept.read_text())
+    del values["pool"][0]["on_error"], values["seed"]
+    kept.write_text(yaml.safe_dump(values))
+    assert gradsift("run", config, "--until", "encode") == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"a: [", b"\xff", b"pool: 1"])
+def test_damaged_config_of_a_run_folder_is_named(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    assert gradsift("run", config, "--until", "encode") == 0
+    (tmp_path / "run" / "config.yaml").write_bytes(content)
+    line = refused(capsys, "run", config)
+    assert "run" in line
+    assert "config.yaml" in line or "made with other settings" in line
+
+
+# The machine
+
+
+def test_file_in_place_of_the_run_folder(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert "is a file where a folder belongs" in refused(capsys, "run", config, f"run_dir={tmp_path / 'file'}")
+    line = refused(capsys, "run", config, f"run_dir={tmp_path / 'file' / 'run'}")
+    assert f"{tmp_path / 'file' / 'run'}: " in line
+    assert "folder belongs" in line
+
+
+def test_file_that_may_not_be_read_is_named(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.open
+
+    def forbidden(path: Path, *arguments: Any, **keys: Any) -> Any:
+        if path.name == "pool.jsonl":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *arguments, **keys)
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    assert "pool.jsonl: permission denied" in refused(capsys, "run", config)
+
+
+def test_failing_disk_is_not_called_a_full_one(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    line = refused(capsys, "run", config)
+    assert "input/output error" in line
+    assert "no space" not in line
+
+
+def test_finished_folder_that_is_read_only_still_reports(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gradsift("run", config, f"targets.0.test_path={tmp_path / 'target.jsonl'}") == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    printed = capsys.readouterr().out
+
+    def read_only(path: Any, *_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    for name in ("mkdir", "unlink", "replace", "write_bytes", "write_text"):
+        monkeypatch.setattr(Path, name, read_only)
+    assert gradsift("run", config, f"targets.0.test_path={tmp_path / 'target.jsonl'}") == 0
+    assert capsys.readouterr().out.splitlines()[:-1] == printed.splitlines()[:-1]
+    assert {path: path.read_bytes() for path in before} == before
+    assert "read-only file system" in refused(capsys, "run", config, "select.fraction=0.1")
 
 
 def test_target_examples_that_lose_their_beginning_are_named(

@@ -13,7 +13,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "gradsift"
 MODULES = sorted(SOURCE.rglob("*.py"))
 ROOMS = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py"))
-MOST_LOOSE, MOST_LINES = 10, 60
+MOST_LOOSE, MOST_LINES = 10, 70
 
 
 def imports(path: Path) -> Iterator[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import errno
+import io
 import logging
 import os
 import sys
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gradsift.errors import ConfigError, UserError
-from gradsift.machine import wait_politely
+from gradsift.machine import machine_fault, wait_politely
 
 STAGES = ("encode", "warmup", "features", "score", "select", "train", "evaluate")
 STAGE_HELP = {
@@ -24,13 +24,12 @@ STAGE_HELP = {
     "evaluate": "answer the targets' held-out questions with the trained models",
 }
 USER_FAULT, OWN_FAULT = 2, 1
-DISK_FULL_WORDS = ("no space left on device", "os error 28", "disk quota exceeded")
-TORCH_WRITE_FAILED = ("pytorchstreamwriter failed", "file write failed", "unexpected pos")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status: 0 done, 2 the user's input is wrong, 1 anything else."""
+    """Run a command; the exit status: 0 done, 2 the user's input or machine is wrong, 1 anything else."""
     options = _options(arguments)
+    _print_anything()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     _quiet_libraries()
     wait_politely()
@@ -41,8 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _refuse(options, "stopped; run the same command again to go on", status=130)
     except Exception as error:
-        if _disk_is_full(error):
-            return _refuse(options, "no space left on the disk: free some and run again; what was finished is kept")
+        fault = machine_fault(error)
+        if fault is not None:
+            return _refuse(options, fault)
         if options.debug:
             raise
         print(
@@ -50,6 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return OWN_FAULT
+
+
+def _print_anything() -> None:
+    """What the terminal's encoding lacks is printed by its number, and ends nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -70,19 +77,6 @@ def _refuse(options: argparse.Namespace, message: str, status: int = USER_FAULT)
         raise
     print(f"gradsift: {' '.join(message.split())}", file=sys.stderr)
     return status
-
-
-def _disk_is_full(error: BaseException) -> bool:
-    """Whether the error, or one that it came from, says that the disk is full; torch says only that a write failed."""
-    seen: BaseException | None = error
-    while seen is not None:
-        text = str(seen).lower()
-        if getattr(seen, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if any(words in text for words in DISK_FULL_WORDS + TORCH_WRITE_FAILED):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
 
 
 def _parser() -> argparse.ArgumentParser:

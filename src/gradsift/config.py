@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,24 +13,34 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gradsift.baselines import BaselinesConfig
-from gradsift.data import SourceConfig
+from gradsift.data import MAX_NAME, SourceConfig
 from gradsift.encoding import Corpus, EncodingConfig
 from gradsift.errors import ConfigError, RunFolderError, nearest
 from gradsift.evaluation import EvaluateConfig
 from gradsift.executors import ExecutorConfig
 from gradsift.features import FeaturesConfig
 from gradsift.influence_check import CheckConfig
-from gradsift.machine import RunFolder, atomic_open, first_difference, read_json
+from gradsift.machine import RunFolder, atomic_open, first_difference, read_record
 from gradsift.model import ModelConfig
 from gradsift.selection import CompareConfig, ScoreConfig, SelectConfig
 from gradsift.stages import TrainConfig, WarmupConfig
 from gradsift.tasks import TargetConfig
 from gradsift.training import TrainingConfig
+from gradsift.yaml_text import MAX_CHARACTERS, parsed_yaml
 
 Named = TypeVar("Named", SourceConfig, TargetConfig)
 
 FREE_KEYS = ("features.tokens_per_batch", "warmup.micro_batch_size", "warmup.gradient_checkpointing")
 """Keys that change speed and memory alone; scores and selections are made again when their sections change."""
+KEPT_CONFIG_REMEDY = "put it back as it was, or use another run_dir"
+PATH_KEYS = ("run_dir", "path", "test_path", "dataset_dir", "name_or_path", "template", "include_path")
+"""Keys whose value may begin with `~`."""
+LARGEST = 2**63
+MAX_RUN_DIR = 3000
+MAX_PARENTS = 20
+"""Parts of a key before its last."""
+MAX_SHOWN = 200
+"""Characters of a value in an error."""
 
 
 class RunConfig(BaseModel):
@@ -36,7 +48,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    run_dir: str
+    run_dir: str = Field(min_length=1)
     seed: int = Field(0, ge=0, lt=2**32)
     model: ModelConfig
     pool: list[SourceConfig] = Field(min_length=1)
@@ -93,7 +105,23 @@ class RunConfig(BaseModel):
                 raise ValueError(f"two entries are named {name!r}; give each a name of its own")
             if not re.fullmatch(r"[\w][\w.+-]*", name):
                 raise ValueError(f"the name {name!r} can't name a folder: use letters, digits, . _ + -")
+            _require_short(name)
         return value
+
+    @model_validator(mode="after")
+    def _names_of_files_are_short(self) -> RunConfig:
+        _require_short(self.select.label)
+        if len(os.fsencode(self.run_dir)) > MAX_RUN_DIR:
+            raise ValueError(f"run_dir is longer than {MAX_RUN_DIR} bytes, and there are folders to come in it")
+        return self
+
+
+def _require_short(name: str) -> None:
+    size = len(name.encode())
+    if size > MAX_NAME:
+        raise ValueError(
+            f"the name {name[:40]!r}… has {size} bytes: files are called by it, so that {MAX_NAME} are the most"
+        )
 
 
 def inherited(train: Mapping[str, Any], warmup: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,44 +141,78 @@ def inherited(train: Mapping[str, Any], warmup: Mapping[str, Any]) -> dict[str, 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     """The config in a YAML file, with `key=value` overrides; raises ConfigError in one line."""
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: there is no such config file")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from error
+    values = _read_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds no keys; see the README for a config")
-    values = _with_floats(values)
     for override in overrides:
         _override(values, override)
     try:
-        return RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{path}: {_first_problem(error)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is not read: it is nested too deeply") from error
+    problem = next(_problems(config.model_dump()), None)
+    if problem:
+        raise ConfigError(f"{path}: {problem}")
+    return config
 
 
-def _with_floats(value: Any) -> Any:
-    """YAML 1.1 reads 2e-5 as text; what looks like such a number is one."""
-    if isinstance(value, dict):
-        return {key: _with_floats(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_floats(item) for item in value]
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-        return float(value)
-    return value
+def _read_yaml(path: Path) -> Any:
+    try:
+        if not path.is_file():
+            raise ConfigError(f"{path}: {'is no file' if path.exists() else 'there is no such config file'}")
+        with path.open(encoding="utf-8-sig") as file:
+            return parsed_yaml(file.read(MAX_CHARACTERS + 1))
+    except OSError as error:
+        raise ConfigError(f"{str(path)[:MAX_SHOWN]}: can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not valid YAML: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
+
+
+def _problems(value: Any, key: str = "") -> Iterator[str]:
+    """What no type of a key says: numbers that are none, or none that anything counts, texts that name nothing."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _problems(name, f"{key} has a key that")
+            yield from _problems(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _problems(item, f"{key}.{index}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{key}: must be a finite number, not {value}"
+    elif isinstance(value, int) and abs(value) >= LARGEST:
+        yield f"{key}: must be below 2**63"
+    elif isinstance(value, str):
+        problem = _problem_of_text(value, is_path=key.rpartition(".")[2] in PATH_KEYS)
+        yield from [f"{key}: {problem}"] if problem else []
+
+
+def _problem_of_text(text: str, is_path: bool) -> str | None:
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        return "holds a character that no file can be named by (a NUL, or half of a surrogate pair)"
+    try:
+        Path(text).expanduser() if is_path else None
+    except RuntimeError:
+        return f"there is no user of the name that {text[:MAX_SHOWN]!r} begins with"
+    return None
 
 
 def _override(values: dict[str, Any], override: str) -> None:
     """Set `a.b.c=value`; lists are addressed by position or by the `name` of their entry."""
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"{override!r} is not key=value")
+        raise ConfigError(f"{override[:MAX_SHOWN]!r} is not key=value")
     try:
-        value = _with_floats(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{override!r}: the value is not valid YAML") from error
+        value = parsed_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"{override[:MAX_SHOWN]!r}: the value {error}") from error
     *parents, last = key.split(".")
+    if len(parents) > MAX_PARENTS:
+        raise ConfigError(f"{key[:MAX_SHOWN]}: there is no such place in the config")
+    _list_what_stands_alone(values, parents)
     place: Any = values
     for part in parents:
         place = _step(place, part, key)
@@ -161,6 +223,14 @@ def _override(values: dict[str, Any], override: str) -> None:
         place[last] = value
     else:
         raise ConfigError(f"{key}: there is no such place in the config")
+
+
+def _list_what_stands_alone(values: dict[str, Any], parents: Sequence[str]) -> None:
+    """One source or target, written without a list, can be addressed as the list's only entry."""
+    section, *below = parents or [""]
+    alone = values.get(section) if section in ("pool", "targets") else None
+    if isinstance(alone, dict) and below and (below[0].isdecimal() or below[0] == alone.get("name")):
+        values[section] = [alone]
 
 
 def _step(place: Any, part: str, key: str) -> Any:
@@ -177,7 +247,7 @@ def _step(place: Any, part: str, key: str) -> Any:
 
 
 def _position(entries: list[Any], part: str) -> Any:
-    if part.isdigit():
+    if re.fullmatch("[0-9]{1,6}", part):
         return int(part) if int(part) < len(entries) else None
     names = [entry.get("name") if isinstance(entry, dict) else None for entry in entries]
     return names.index(part) if part in names else None
@@ -196,8 +266,16 @@ def _first_problem(error: ValidationError) -> str:
         return f"{key} is missing{more}"
     message = problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
-    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) or given is None else ""
+    shown = f", not {_shown(given)}" if isinstance(given, str | int | float | bool) or given is None else ""
     return f"{key}: {message[0].lower()}{message[1:]}{shown}{more}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # more digits than Python writes out
+        return "a number of that many digits"
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
 
 
 def _known_keys(place: Sequence[str | int]) -> list[str]:
@@ -224,16 +302,34 @@ def keep_config(config: RunConfig) -> None:
     """
     path = config.run.config
     now = config.model_dump(mode="json")
+    text = yaml.safe_dump(now, sort_keys=False, allow_unicode=True).encode()
     if path.is_file():
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        before = _kept_config(path)
         for section in _binding_sections(config.run):
             difference = first_difference(before.get(section), now[section], section, FREE_KEYS)
             if difference:
                 raise RunFolderError(
                     f"{config.run_dir} was made with other settings: {difference}; use another run_dir, or set it back"
                 )
+    if path.is_file() and path.read_bytes() == text:
+        return
     with atomic_open(path) as file:
-        file.write(yaml.safe_dump(now, sort_keys=False, allow_unicode=True).encode())
+        file.write(text)
+
+
+def _kept_config(path: Path) -> Mapping[str, Any]:
+    """What the run folder was made with, keys that are newer than it at their defaults. Raises RunFolderError where the
+    file doesn't say."""
+    try:
+        values = _read_yaml(path)
+    except ConfigError as error:
+        raise RunFolderError(f"{error} (it says what the folder was made with: {KEPT_CONFIG_REMEDY})") from error
+    if not isinstance(values, Mapping):
+        raise RunFolderError(f"{path} doesn't say what the folder was made with: {KEPT_CONFIG_REMEDY}")
+    try:
+        return RunConfig.model_validate(values).model_dump(mode="json")
+    except ValidationError:  # made by a version with other keys, of which the first that differs is named
+        return values
 
 
 def _binding_sections(run: RunFolder) -> tuple[str, ...]:
@@ -249,5 +345,5 @@ def _binding_sections(run: RunFolder) -> tuple[str, ...]:
 
 def _is_of_gradients(described: Path) -> bool:
     """Whether a store, finished or not, comes from the warmup; representations don't."""
-    facts = read_json(described)
+    facts = read_record(described).facts
     return "representation" not in facts.get("meaning", facts)

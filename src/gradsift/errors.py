@@ -54,7 +54,7 @@ class StoreDamaged(UserError):
 
 
 class RunFolderError(UserError):
-    """A run folder that can't be used with this config."""
+    """A run folder that can't be used with this config, or one of whose files is damaged."""
 
 
 class WorkerLost(GradsiftError):

@@ -15,7 +15,7 @@ from gradsift.config import RunConfig, keep_config
 from gradsift.errors import RunFolderError
 from gradsift.features import Origin, SoleOrigin
 from gradsift.influence_check import InfluenceCheck, InfluenceSettings, write_influence_report
-from gradsift.machine import locked, write_json
+from gradsift.machine import is_read_only, locked, write_json
 from gradsift.model import Checkpoint
 from gradsift.selection import checkpoint_weights
 from gradsift.stages import (
@@ -27,6 +27,7 @@ from gradsift.stages import (
     SelectStage,
     TrainStage,
     finished_warmup,
+    require_same_base,
     run_warmup,
     saved_checkpoints,
     score_by_influence,
@@ -54,7 +55,10 @@ def warmup_stage(config: RunConfig) -> None:
 
 
 def _require_warmup(config: RunConfig) -> None:
-    if config.warmup.checkpoints is None and not finished_warmup(config.run):
+    if config.warmup.checkpoints is not None:
+        return
+    require_same_base(config.run, config.model)
+    if not finished_warmup(config.run):
         run_warmup(config.run, config.model, config.warmup, config.seed)
 
 
@@ -66,6 +70,8 @@ def features_stage(config: RunConfig) -> None:
         settings = config.baselines.embedding
         EmbeddingStage(config.run, config.pool, settings, config.features, config.seed).collect(config.targets)
         return
+    if config.select.method == "less" and config.warmup.checkpoints is None:
+        require_same_base(config.run, config.model)
     stage = FeaturesStage(config.run, config.model, config.features, config.executor)
     stage.collect(origins_of(config), [] if _is_score(config) else [target.name for target in config.targets])
 
@@ -154,6 +160,8 @@ def run(config: RunConfig, until: str = "evaluate", only: str | None = None) -> 
     with locked(config.run.path):
         keep_config(config)
         write_environment(config)
+        if config.select.method == "less" and config.warmup.checkpoints is not None:
+            checkpoints_of(config)  # what can't be used is said before any work
         if "evaluate" in wanted:
             evaluation_of(config).require_inputs(config.targets)
         for name in dict.fromkeys(wanted):
@@ -180,7 +188,9 @@ def check_influence(config: RunConfig) -> str:
 
 
 def write_environment(config: RunConfig) -> None:
-    """Write versions, machine, seed and command into the run folder."""
+    """Write versions, machine, seed and command into the run folder; they stay where that is read-only."""
+    if is_read_only(config.run.path):
+        return
     facts = {
         "gradsift": __version__,
         "python": platform.python_version(),

@@ -6,17 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradsift.encoding import Corpus
-from gradsift.machine import MANIFEST, RunFolder, duration, read_json
+from gradsift.machine import MANIFEST, RunFolder, duration, read_record
 from gradsift.selection import SelectConfig
+
+MAX_REASONS = 8
+"""Reasons for rows set aside that are shown; the file lists all."""
+SELECTION_KEYS = ("per_source", "kept_out")
 
 
 def summary(run: RunFolder, targets: Sequence[str], select: SelectConfig, seconds: Mapping[str, float]) -> str:
     """What the run folder holds, as text for the terminal."""
     pool, method, name = Corpus(run.pool), select.method, select.label
     selections = {
-        target: read_json(run.selection(target, name).with_suffix(".json"))
+        target: read_record(run.selection(target, name).with_suffix(".json"), SELECTION_KEYS).facts
         for target in targets
-        if run.selection(target, name).is_file()
+        if run.selection(target, name).with_suffix(".json").is_file()
     }
     parts = [
         _pool_lines(pool, run),
@@ -34,7 +38,9 @@ def summary(run: RunFolder, targets: Sequence[str], select: SelectConfig, second
 def _pool_lines(pool: Corpus, run: RunFolder) -> list[str]:
     aside = pool.num_read - pool.num_rows
     lines = [f"pool: {pool.num_read:,} rows read, {aside:,} set aside, {pool.manifest['num_tokens']:,} tokens"]
-    lines += [f"  {count:,} × {reason}" for reason, count in pool.manifest["set_aside"].items()]
+    reasons = pool.manifest["set_aside"]
+    lines += [f"  {count:,} × {reason}" for reason, count in list(reasons.items())[:MAX_REASONS]]
+    lines += ["  …"] if len(reasons) > MAX_REASONS else []
     return lines + ([f"  listed in {run.pool / 'set_aside.jsonl'}"] if aside else [])
 
 
@@ -54,7 +60,7 @@ def _target_lines(run: RunFolder, targets: Sequence[str], method: str) -> list[s
                 f"  {len(cut)} too long, without their beginning: {', '.join(cut[:3])}{' …' if cut[3:] else ''}"
             )
         scores = run.scores(name, method).with_suffix(".json")
-        unselectable = read_json(scores)["num_unselectable"] if scores.is_file() else 0
+        unselectable = read_record(scores, ("num_unselectable",)).facts["num_unselectable"] if scores.is_file() else 0
         if unselectable:
             lines.append(f"  {unselectable} pool rows with zero or non-finite features, never selected")
     return lines
@@ -64,7 +70,7 @@ def _trained_lines(run: RunFolder, target: str, selection: str) -> list[str]:
     folder = run.model(target, selection)
     if not (folder / MANIFEST).is_file():
         return []
-    facts = read_json(folder / MANIFEST)
+    facts = read_record(folder / MANIFEST, ("num_rows", "loss")).facts
     return [f"{target}: {folder}, trained on {facts['num_rows']:,} rows, loss {facts['loss']:.3f} in the last epoch"]
 
 
@@ -72,7 +78,7 @@ def _evaluated_lines(run: RunFolder, target: str, selection: str) -> list[str]:
     path = run.evaluation(target, selection)
     if not path.is_file():
         return []
-    metrics = read_json(path)
+    metrics = read_record(path, ("metrics", "answer_loss", "counts")).facts
     figures = [f"{name} {100 * value:.1f} %" for name, value in metrics["metrics"].items()]
     loss = metrics["answer_loss"]["nats_per_token"]
     figures += [] if loss is None else [f"answer loss {loss:.3f} nats a token"]

@@ -16,7 +16,7 @@ from gradsift.encoding.batching import pad_rows
 from gradsift.encoding.masks import IGNORED
 from gradsift.model.finetuned import load_finetuned
 from gradsift.model.loading import ModelConfig
-from gradsift.model.losses import plain_head
+from gradsift.model.tail import find_shortcuts
 
 LENGTHS = (5, 17, 1, 40, 8)
 
@@ -28,7 +28,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     else:
         folder = save_model(request.param, tmp_path_factory.mktemp(request.param))
     model = load_finetuned(ModelConfig(name_or_path=str(folder), dtype="float32"), None, torch.device("cpu"))
-    return Base(model, plain_head(model))
+    return Base(model, find_shortcuts(model))
 
 
 @pytest.fixture

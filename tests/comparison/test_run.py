@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from runs import conversation, gradsift, tiny_run, write_jsonl
 
+from gradsift.comparison import run
 from gradsift.machine.artifact import read_json
 
 METHODS = ["less", "random", "rds", "full"]
@@ -110,6 +111,46 @@ def test_a_lost_record_is_made_from_what_is_there(compared: Path) -> None:
     assert gradsift("compare", compared / "config.yaml", "compare.seeds=[1]") == 0
     assert json.dumps(read_json(path)["answer_loss"]) == json.dumps(before["answer_loss"])
     assert (model / "adapter_model.safetensors").stat().st_mtime_ns == trained
+
+
+def predictions_of(compared: Path, cell: str) -> Path:
+    """A cell's predictions, of seed 0."""
+    return comparison(compared) / "seed-0" / "evaluation" / "sums" / cell / "predictions.jsonl"
+
+
+def test_a_cell_killed_while_it_is_made_again_with_other_settings_is_not_done(
+    compared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictions = predictions_of(compared, "base")
+    before, command = predictions.read_bytes(), ("compare", compared / "config.yaml")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_record", killed)
+        assert gradsift(*command, "targets.0.metric=exact_match") == 130
+    assert predictions.read_bytes() != before
+    assert gradsift(*command) == 0
+    assert predictions.read_bytes() == before
+
+
+def test_a_cell_whose_predictions_were_cut_is_made_again(compared: Path) -> None:
+    predictions = predictions_of(compared, "random-25pct")
+    before = predictions.read_bytes()
+    predictions.write_bytes(before[:-9])
+    assert gradsift("compare", compared / "config.yaml") == 0
+    assert predictions.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "", '{"inputs": 3}'])
+def test_a_damaged_record_is_named(compared: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = comparison(compared) / "cells" / "seed-1" / "sums" / "random-25pct.json"
+    before = path.read_bytes()
+    path.write_text(content)
+    assert gradsift("compare", compared / "config.yaml") == 2
+    assert "random-25pct.json: is damaged" in capsys.readouterr().err
+    path.write_bytes(before)
 
 
 @pytest.mark.slow

@@ -87,7 +87,7 @@ TEXT_FIELDS = [
     (name, field)
     for name in ("alpaca", "dolly", "flan", "cot", "prompt_completion")
     for field in (*FORMATS[name].required, *FORMATS[name].optional)
-    if field != "history"
+    if field not in ("history", "tools")
 ]
 
 
@@ -126,8 +126,8 @@ def test_turns_that_are_no_list_are_refused(name: str, field: str, value: object
         ({"role": "user", "content": 3}, r"messages\[0\]\.content is a number"),
         ({"role": "wizard", "content": "Hi"}, "role 'wizard'; known roles: .*user"),
         ({"role": 3, "content": "Hi"}, "role 3; known roles"),
-        ({"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, "calls a tool"),
-        ({"role": "assistant", "content": "Hi", "tool_calls": [{"id": "1"}]}, "calls a tool"),
+        ({"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, "names no function; it has: id"),
+        ({"role": "user", "content": "Hi", "tool_calls": [{"name": "f"}]}, "calls a tool, but its role is 'user'"),
         ({"role": "user", "content": [{"type": "image_url"}]}, "type 'image_url'; only text"),
         ({"role": "user", "content": ["Hi"]}, "type 'text'; only text|is a part"),
         ({"role": "user", "content": "\ud83d"}, "surrogate"),

@@ -99,9 +99,9 @@ def ids(source: SourceConfig, seed: int = 0) -> list[str]:
 
 
 def refusal(source: SourceConfig) -> str:
-    """What is said of a source that can't be read."""
+    """What is said of a source that can't be read, be it for one row."""
     with pytest.raises(DataError) as caught:
-        list(read_examples(source, 0))
+        list(read_examples(source.model_copy(update={"on_error": "refuse"}), 0))
     return str(caught.value)
 
 
@@ -347,6 +347,11 @@ def test_row_of_the_wrong_type_is_named_by_row_where_there_are_no_lines(tmp_path
 def test_unrecognised_columns_are_listed(tmp_path: Path) -> None:
     said = refusal(source_of(write(tmp_path, "jsonl", [{"text": "Hi", "label": 1}])))
     assert "pool.jsonl: no format fits; the columns there are: text, label" in said
+
+
+def test_column_whose_name_has_a_line_end_is_listed_in_one_line(tmp_path: Path) -> None:
+    said = refusal(source_of(write(tmp_path, "jsonl", [{"a\r\nb": "Hi", "c": 1}])))
+    assert "the columns there are: a⏎b, c" in said
 
 
 def test_named_format_without_its_column_lists_those_there(tmp_path: Path) -> None:
@@ -690,6 +695,30 @@ def llamafactory(folder: Path, entry: dict[str, Any], rows: Rows | None = None, 
 
 def first_messages(source: SourceConfig) -> list[tuple[str, str]]:
     return [(turn["role"], turn["content"]) for turn in next(read_examples(source, 0)).messages]
+
+
+def test_llamafactory_entry_with_tools_gives_calls_answers_and_definitions(tmp_path: Path) -> None:
+    function = {"name": "weather", "description": "Tells it.", "parameters": {"type": "object"}}
+    turns = [
+        {"who": "asker", "text": "Warm?"},
+        {"who": "calling", "text": json.dumps({"name": "weather", "arguments": {"city": "Bern"}})},
+        {"who": "answering", "text": "21"},
+        {"who": "model", "text": "It is."},
+    ]
+    rows = [{"dialogue": turns, "functions": json.dumps([function])}]
+    tags = {"role_tag": "who", "content_tag": "text", "user_tag": "asker", "assistant_tag": "model"}
+    tags |= {"function_tag": "calling", "observation_tag": "answering"}
+    columns = {"messages": "dialogue", "tools": "functions"}
+    entry = {"file_name": "mine.json", "formatting": "sharegpt", "columns": columns, "tags": tags}
+    (example,) = read_examples(llamafactory(tmp_path, entry, rows), 0)
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}
+    assert example.messages == [
+        {"role": "user", "content": "Warm?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "21"},
+        {"role": "assistant", "content": "It is."},
+    ]
+    assert example.tools == [{"type": "function", "function": function}]
 
 
 def test_alpaca_entry_reads_instruction_input_and_output(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradsift.encoding.corpus import ROW_GROUP, Corpus, write_corpus
+from gradsift.encoding.corpus import MAX_REASONS, ROW_GROUP, Corpus, write_corpus
 from gradsift.encoding.encoder import EncodedRow, SetAside
 
 
@@ -46,6 +46,19 @@ def test_set_aside_rows_are_listed_and_counted(corpus: Corpus) -> None:
         ROW_GROUP + 10,
         {"empty": 1},
     )
+
+
+def test_row_that_could_not_be_read_is_listed_with_its_place(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "a", [SetAside("x", "pool", 0, "is null", "pool.jsonl, line 1"), row(1)], {})
+    assert json.loads((corpus.folder / "set_aside.jsonl").read_text())["place"] == "pool.jsonl, line 1"
+
+
+def test_manifest_counts_the_most_common_reasons_and_the_rest_together(tmp_path: Path) -> None:
+    reasons = [*(["often"] * 3), *(f"column {index}" for index in range(MAX_REASONS + 4))]
+    corpus = write_corpus(tmp_path / "a", [SetAside("x", "pool", 0, reason) for reason in reasons], {})
+    counts = corpus.manifest["set_aside"]
+    assert (counts["often"], counts["other reasons"]) == (3, 5)
+    assert sum(counts.values()) == len(reasons)
 
 
 def test_rows_without_their_beginning_are_named(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import processors
 
 from gradsift.data.example import Example, Message
+from gradsift.encoding import tokenization
 from gradsift.encoding.encoder import EncodedRow, Encoder, EncodingConfig, SetAside
 from gradsift.encoding.masks import IGNORED
 from gradsift.model.loading import ModelConfig, load_tokenizer
@@ -146,3 +149,68 @@ def test_prefill_is_given_and_no_end_mark_is_learned(tokenizer: Any) -> None:
     assert isinstance(row, EncodedRow)
     assert tokenizer.decode(row.labels[row.labels != IGNORED]) == " B"
     assert encoder.prompt_and_completion(example) == ("<|user|>\nWhich?\n<|assistant|>\nThe answer is:", " B")
+
+
+def test_the_meaning_says_which_turns_are_learned_where_not_all_are(tokenizer: Any) -> None:
+    meanings = [Encoder(tokenizer, EncodingConfig(supervise=turns)).meaning() for turns in ("all", "last")]
+    assert meanings[1] == {**meanings[0], "supervise": "last"}  # so that stores from before the key say the same
+
+
+def test_tokens_of_spaces_are_learned_under_a_tokenizer_that_trims_offsets(tokenizer: Any) -> None:
+    code = "def f(a):\n    b = a\n    if b:\n        return b\n"
+    example = Example("x", chat("Write it.", code), "pool")
+    rows, meanings = [], []
+    for trims in (False, True):
+        with_spaces = copy.deepcopy(tokenizer)
+        backend = with_spaces.backend_tokenizer
+        backend.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=trims), backend.post_processor])
+        encoder = Encoder(with_spaces, EncodingConfig(template="chatml"))
+        rows += encoder.encode([example])
+        meanings.append(encoder.meaning())
+    assert all(isinstance(row, EncodedRow) for row in rows)
+    assert rows[1].labels.tolist() == rows[0].labels.tolist()
+    assert tokenizer.decode(rows[1].labels[rows[1].labels != IGNORED]) == code + "<|im_end|>"
+    assert meanings[0]["tokenizer"] != meanings[1]["tokenizer"]
+
+
+@pytest.mark.parametrize("keep_answers", [False, True])
+@pytest.mark.parametrize("long", ["question", "answer"])
+def test_a_long_row_is_what_it_would_be_if_all_of_it_were_tokenized(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, long: str, keep_answers: bool
+) -> None:
+    texts = {"question": "What is it?", "answer": "It is one."} | {long: "One day, she went to the park. " * 900}
+    example = Example("x", chat(*texts.values()), "p")
+    encoder = Encoder(tokenizer, EncodingConfig(template="tulu", max_length=64))
+    (whole,) = encoder.encode([example], keep_answers)
+    monkeypatch.setattr(tokenization, "SHORT", 1000)
+    tokenized: list[int] = []
+    monkeypatch.setattr(
+        tokenization.Tokenization,
+        "_tokens",
+        lambda self, group, original=tokenization.Tokenization._tokens: (
+            tokenized.extend(map(len, group)) or original(self, group)
+        ),
+    )
+    (part,) = encoder.encode([example], keep_answers)
+    assert max(tokenized) < 10_000
+    if isinstance(whole, SetAside):
+        assert part == whole
+        assert (long, keep_answers) == ("question", False)
+    else:
+        assert isinstance(part, EncodedRow)
+        assert part.input_ids.tolist() == whole.input_ids.tolist()
+        assert part.labels.tolist() == whole.labels.tolist()
+        assert part.lost_beginning == whole.lost_beginning
+
+
+def test_a_text_that_can_be_neither_cut_nor_tokenized_is_set_aside(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenization, "MAX_WHOLE", 120_000)
+    encoder = Encoder(tokenizer, EncodingConfig(template="tulu", max_length=64))
+    examples = [Example("x", chat("Hi", "z" * 130_000), "p"), Example("y", chat("Hi", "Ho"), "p")]
+    for keep_answers in (False, True):
+        long, short = encoder.encode(examples, keep_answers)
+        assert isinstance(long, SetAside)
+        assert "have no place where they can be cut" in long.reason
+        assert isinstance(short, EncodedRow)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from architectures import LENGTH_READERS, load_toy, save_toy
 from conftest import MakeModel
 from torch.nn import functional
 
 from gradsift.encoding.encoder import Encoder
 from gradsift.errors import ConfigError
 from gradsift.evaluation.answering import Answerer
-from gradsift.evaluation.batches import BatchSize
+from gradsift.evaluation.batches import Batches, BatchSize
+from gradsift.evaluation.choices import Chooser
 from gradsift.evaluation.context import context_length
 from gradsift.evaluation.fitting import Fitted
 from gradsift.evaluation.shared_prompts import MIN_SHARED, num_shared_tokens, prompt_families
@@ -216,3 +219,22 @@ def test_a_context_too_short_for_any_question_is_refused(model: Any, tiny_encode
     tiny_encoder.max_length = 31
     with pytest.raises(ConfigError, match="max_length leaves 31 tokens"):
         Answerer(model, tiny_encoder)
+
+
+@pytest.mark.parametrize("kind", LENGTH_READERS)
+@pytest.mark.parametrize("shared", [0, 40], ids=["no common beginning", "a common beginning"])
+def test_company_does_not_change_likelihoods_where_the_model_looks_at_the_batch(
+    kind: str, shared: int, tmp_path: Path
+) -> None:
+    family, settings = LENGTH_READERS[kind]
+    model = load_toy(save_toy(family, tmp_path, settings))
+    prompts = [[*range(5, 5 + shared), *range(90, 90 + length)] for length in (3, 8, 11, 12, 13, 30)]
+    rows = [[Fitted("", [*prompt, letter], 1, 0, cut=False) for letter in (60, 61)] for prompt in prompts]
+
+    def chosen(batch_size: BatchSize) -> list[tuple[float, ...]]:
+        with torch.no_grad():
+            answers = Chooser(model, Batches(model, batch_size)).choose(rows, nothing)
+        return [answer.log_likelihoods for answer in answers]
+
+    for found, expected in zip(chosen(16), chosen(1), strict=True):
+        assert found == pytest.approx(expected, rel=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from gradsift.encoding.encoder import EncodedRow, Encoder, EncodingConfig
 from gradsift.encoding.masks import IGNORED
 from gradsift.errors import DataError
 from gradsift.evaluation.fitting import PromptFitter
+from gradsift.tasks.conversation import held_out_questions
 from gradsift.tasks.question import Question
 
 CONTEXT = 128
@@ -121,3 +123,39 @@ def test_a_conversation_that_the_template_refuses_is_named(fitter: PromptFitter)
         fitter.prompt(odd, 8)
     with pytest.raises(DataError, match="held-out item 'q' can't be asked: the template refuses it"):
         fitter.completed(odd, ["x"])
+
+
+WITH_TOOLS = (
+    "{{ bos_token }}{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}{% for m in messages %}[{{ m.role }}]"
+    "{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% else %}{{ m.content }}{% endif %}"
+    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+def test_a_held_out_call_is_asked_for_as_it_is_learned(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "tools.jinja").write_text(WITH_TOOLS)
+    encoder = Encoder(tiny_encoder.tokenizer, EncodingConfig(template=str(tmp_path / "tools.jinja"), max_length=512))
+    call: Any = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}
+    messages: list[Message] = [
+        {"role": "user", "content": "Is it warm?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+    ]
+    example = Example("x", messages, "own", tools=[{"type": "function", "function": {"name": "weather"}}])
+    (own,) = held_out_questions([example], "own", tmp_path)
+    (trained,) = encoder.encode([example])
+    assert isinstance(trained, EncodedRow)
+    assert own.completion is not None
+    fitter = PromptFitter(encoder, 512, 0)
+    (row,) = fitter.completed(own, [own.completion])
+    assert row.input_ids == trained.input_ids.tolist()
+    assert row.input_ids[-row.num_completion :] == supervised(trained)
+    assert fitter.prompt(own, 8).prompt_ids == row.prompt_ids
+
+
+def test_a_conversation_that_begins_with_the_answer_is_asked_for(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "first.jinja").write_text("{{ messages[0].role }}:" + WITH_TOOLS)
+    encoder = Encoder(tiny_encoder.tokenizer, EncodingConfig(template=str(tmp_path / "first.jinja"), max_length=512))
+    example = Example("x", [{"role": "assistant", "content": "Hello."}], "own")
+    (own,) = held_out_questions([example], "own", tmp_path)
+    assert PromptFitter(encoder, 512, 0).prompt(own, 8).prompt == "assistant:<s>[assistant]"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from architectures import LENGTH_READERS, load_toy, save_toy
 from conftest import MakeModel
 
 from gradsift.encoding.encoder import Encoder, EncodingConfig
 from gradsift.evaluation.answering import Answerer
 from gradsift.evaluation.batches import BatchSize
 from gradsift.evaluation.fitting import Fitted
-from gradsift.evaluation.generation import FIRST_ROUND, Writer, end_marks, left_padded
+from gradsift.evaluation.generation import FIRST_ROUND, Writer, end_marks, left_padded, writing_sides
 
 NUM_NEW = 3 * FIRST_ROUND
 TEXTS = ["Hi.", "Once upon a time there was a little girl named Lily.", "What is the capital of France?", "", "One day"]
@@ -123,3 +125,40 @@ def test_end_marks_are_tokens_where_they_can_be(model: Any, tiny_encoder: Encode
 def test_an_end_mark_that_is_no_token_is_a_stop_text(model: Any, tiny_encoder: Encoder) -> None:
     encoder = Encoder(tiny_encoder.tokenizer, EncodingConfig(template="chatml", max_length=512))
     assert end_marks(model.get_base_model(), encoder)[1] == "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind, (_, settings) in LENGTH_READERS.items() if "max_position_embeddings" not in settings]
+)
+def test_company_does_not_change_an_answer_where_the_model_looks_at_the_batch(
+    kind: str, tiny_encoder: Encoder, tmp_path: Path
+) -> None:
+    model = load_toy(save_toy(LENGTH_READERS[kind][0], tmp_path, LENGTH_READERS[kind][1]))
+    prompts = [Fitted("", list(range(5, 5 + length)), 0, 0, cut=False) for length in (3, 8, 11, 12, 13, 30, 30)]
+
+    def written(batch_size: BatchSize) -> list[str]:
+        answerer = Answerer(model, tiny_encoder, batch_size)
+        return [answer.text for answer in answerer.generate(prompts, 6, None, lambda *_: None)]
+
+    assert written(16) == written(1)
+
+
+def test_prompts_that_may_share_a_batch_stay_on_one_side_to_their_last_token(tmp_path: Path) -> None:
+    model = load_toy(save_toy("phi3", tmp_path, LENGTH_READERS["longrope"][1]))
+
+    assert writing_sides(model, [3, 6, 7, 20], max_new_tokens=6) == [0, 0, ("alone", 2), ("alone", 3)]
+
+
+def test_only_prompts_of_one_length_share_a_batch_where_the_model_sees_padding(tmp_path: Path) -> None:
+    assert writing_sides(load_toy(save_toy("rwkv", tmp_path / "rwkv")), [3, 6, 3], 4) == [3, 6, 3]
+    assert writing_sides(load_toy(save_toy("llama", tmp_path / "llama")), [3, 6, 3], 4) == [0, 0, 0]
+
+
+def test_a_padding_token_that_the_model_lacks_is_not_used(
+    tiny_encoder: Encoder, prompts: list[Fitted], model: Any
+) -> None:
+    expected = [answer.text for answer in Writer(model, tiny_encoder, 8, None).write(prompts)]
+    tiny_encoder.tokenizer.add_special_tokens({"pad_token": "<outside>"})
+
+    assert tiny_encoder.tokenizer.pad_token_id == model.get_input_embeddings().num_embeddings
+    assert [answer.text for answer in Writer(model, tiny_encoder, 8, None).write(prompts)] == expected

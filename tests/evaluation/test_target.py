@@ -19,7 +19,7 @@ from torch import nn
 
 from gradsift.encoding.encoder import Encoder
 from gradsift.evaluation.target import EvaluateConfig, EvaluationJob, drawn, evaluate_target
-from gradsift.machine.artifact import read_json
+from gradsift.machine.records import read_record
 from gradsift.model.loading import ModelConfig, load_base_model
 from gradsift.tasks.question import Question
 from gradsift.tasks.targets import TargetConfig
@@ -97,7 +97,7 @@ def test_metrics_are_those_of_the_predictions(make_job: MakeJob) -> None:
     assert metrics["answer_loss"]["nats_per_token"] == pytest.approx(
         sum(row["answer_nats"] for row in rows) / sum(row["answer_tokens"] for row in rows)
     )
-    assert read_json(job.metrics_path) == metrics
+    assert read_record(job.metrics_path).facts == metrics
 
 
 def test_letters_loss_is_read_from_the_choices(make_job: MakeJob) -> None:
@@ -222,7 +222,7 @@ encoder = Encoder(load_tokenizer(config), EncodingConfig(template="tulu", max_le
 target = TargetConfig(name="own", path=rows, test_path=rows, subtask_column="kind", metric="f1")
 evaluate_target(EvaluationJob(
     lambda: load_base_model(config, torch.device("cpu")).eval(), encoder, target,
-    EvaluateConfig(max_new_tokens=8, limit=2), Path(folder), Path(folder) / "metrics.json", {"model": "tiny"},
+    EvaluateConfig(max_new_tokens=8, limit=2), Path(folder), Path(folder + ".json"), {"model": "tiny"},
 ))
 """
 
@@ -235,7 +235,7 @@ def test_rows_in_another_order_hash_seed_and_process_give_the_same_bytes(
     evaluate_target(job)
     (tmp_path / "other").mkdir()
     shuffled = write_jsonl(tmp_path / "other" / "rows.jsonl", OWN_ROWS[::-1])
-    folder = tmp_path / "other" / "evaluation"
+    folder = tmp_path / "other" / "evaluation" / "less"
     subprocess.run(
         [sys.executable, "-c", IN_A_NEW_PROCESS, str(tiny_model_folder), str(shuffled), str(folder)],
         env={**os.environ, "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"},
@@ -244,6 +244,6 @@ def test_rows_in_another_order_hash_seed_and_process_give_the_same_bytes(
     )
     for mine, other in (
         (job.folder / "predictions.jsonl", folder / "predictions.jsonl"),
-        (job.metrics_path, folder / "metrics.json"),
+        (job.metrics_path, folder.with_suffix(".json")),
     ):
         assert mine.read_bytes() == other.read_bytes()

@@ -13,7 +13,8 @@ from runs import gradsift, largest_relative_error, stored_features, tiny_run
 
 from gradsift.baselines.methods import own_strategy
 from gradsift.baselines.representations import REPRESENTATIONS
-from gradsift.machine.artifact import read_json, write_json
+from gradsift.machine.artifact import read_json
+from gradsift.machine.records import read_record, write_record
 from gradsift.store.writer import StoreWriter
 
 MATCHED = [name for name, kind in REPRESENTATIONS.items() if not kind.is_score]
@@ -142,8 +143,8 @@ def test_a_target_of_another_base_is_refused_in_a_line(
     config = tiny_run(tmp_path, tiny_model_folder)
     assert select(config, "rds") == 0
     manifest = tmp_path / "run" / "features" / "targets" / "sums" / "rds" / "manifest.json"
-    facts = read_json(manifest)
-    write_json(manifest, {**facts, "meaning": {**facts["meaning"], "base_model": "another"}})
+    facts = read_record(manifest).facts
+    write_record(manifest, {**facts, "meaning": {**facts["meaning"], "base_model": "another"}})
     capsys.readouterr()
     assert gradsift("score", config, "select.method=rds") == 2
     (line,) = capsys.readouterr().err.strip().splitlines()

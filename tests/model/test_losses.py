@@ -11,7 +11,8 @@ from torch import nn
 
 from gradsift.encoding.batching import pad_rows
 from gradsift.model import losses
-from gradsift.model.losses import example_losses, last_mlp, plain_head
+from gradsift.model.losses import example_losses
+from gradsift.model.tail import Shortcuts, find_shortcuts, last_mlp, plain_head
 
 MakeModel = Callable[..., nn.Module]
 MakeRow = Callable[..., Any]
@@ -36,11 +37,11 @@ def tiny(kind: str, **settings: Any) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def loss_and_input_gradient(model: nn.Module, batch: Any, head: nn.Linear | None) -> tuple[torch.Tensor, torch.Tensor]:
+def loss_and_input_gradient(model: nn.Module, batch: Any, shortcuts: Shortcuts) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses [B] and the gradient of their sum by the first layer's first weight."""
-    weight = next(parameter for name, parameter in model.named_parameters() if "layers.0" in name)
+    weight = next(parameter for name, parameter in model.named_parameters() if ".0." in name)
     weight.requires_grad_(True)
-    losses_B = example_losses(model, batch, head)
+    losses_B = example_losses(model, batch, shortcuts)
     (gradient,) = torch.autograd.grad(losses_B.sum(), weight)
     weight.requires_grad_(False)
     return losses_B.detach(), gradient
@@ -54,18 +55,20 @@ def test_chunked_losses_and_gradients_equal_those_from_all_logits(
     model = make_lora_model().eval().requires_grad_(False)
     batch = pad_rows([make_row(12, 1), make_row(8, 2)])
 
-    expected = loss_and_input_gradient(model, batch, None)
-    found = loss_and_input_gradient(model, batch, plain_head(model))
+    expected = loss_and_input_gradient(model, batch, Shortcuts())
+    found = loss_and_input_gradient(model, batch, Shortcuts(plain_head(model)))
 
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gpt_neox", "olmo2"])
+@pytest.mark.parametrize(
+    "kind", ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gpt_neox", "olmo2", "bloom", "mixtral"]
+)
 def test_losses_and_gradients_equal_those_of_all_positions(kind: str, make_row: MakeRow) -> None:
     model, rows = tiny(kind), [make_row(12, 1), make_row(9, 2, supervised=[5, 8])]
-    weight = next(parameter for name, parameter in model.named_parameters() if "layers.0" in name)
+    weight = next(parameter for name, parameter in model.named_parameters() if ".0." in name)
 
-    found, gradient = loss_and_input_gradient(model, pad_rows(rows), plain_head(model))
+    found, gradient = loss_and_input_gradient(model, pad_rows(rows), find_shortcuts(model))
 
     weight.requires_grad_(True)
     ids_and_labels = [[torch.tensor(ids)[None].long() for ids in (row.input_ids, row.labels)] for row in rows]
@@ -87,5 +90,5 @@ def test_a_head_that_trains_is_not_plain() -> None:
 
 
 def test_an_mlp_with_an_adapter_is_left_alone(make_lora_model: MakeModel) -> None:
-    assert last_mlp(make_lora_model()) is not None
-    assert last_mlp(make_lora_model(target_modules="all-linear")) is None
+    assert last_mlp(make_lora_model().eval()) is not None
+    assert last_mlp(make_lora_model(target_modules="all-linear").eval()) is None

@@ -16,6 +16,7 @@ from runs import conversation, gradsift, small_pool, tiny_run, write_jsonl
 
 from gradsift.data.example import Example
 from gradsift.machine.progress import Progress
+from gradsift.machine.records import read_record, write_record
 from gradsift.selection.strategies import STRATEGIES
 from gradsift.stages.overlap import PoolOverlap
 
@@ -200,6 +201,8 @@ def scores_table(
     for name, column in columns.items():
         table = table.set_column(table.column_names.index(name), name, column)
     pq.write_table(table, path)
+    described = path.with_suffix(".json")
+    write_record(described, read_record(described).facts, [path])
 
 
 @pytest.mark.parametrize(

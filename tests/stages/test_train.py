@@ -105,6 +105,17 @@ def test_a_finished_model_is_not_trained_again(run: Callable[..., int], model_fo
     assert {path: path.stat().st_mtime_ns for path in model_folder.rglob("*")} == before
 
 
+def test_checkpoints_that_nothing_vouches_for_are_not_gone_on_from(run: Callable[..., int], model_folder: Path) -> None:
+    assert run() == 0
+    whole = (model_folder / ADAPTER).read_bytes()
+    shutil.rmtree(model_folder)
+    (model_folder / "checkpoint-1").mkdir(parents=True)
+    (model_folder / "checkpoint-1" / "trainer_state.json").write_text("{}")
+    assert run() == 0
+    assert (model_folder / ADAPTER).read_bytes() == whole
+    assert not (model_folder / "checkpoint-1").exists()
+
+
 def test_other_settings_are_refused_and_lose_nothing(
     run: Callable[..., int], model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,3 +69,16 @@ def test_micro_batches_do_not_change_the_training(tmp_path: Path, tiny_model_fol
 def test_trainer_state_is_gone_when_the_warmup_is_done(warm_run: Path) -> None:
     assert (warm_run / "manifest.json").is_file()
     assert not (warm_run / ".trainer").exists()
+
+
+def test_layers_that_can_not_be_covered_are_refused_before_the_training_and_the_advice_is_taken(
+    tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder)
+
+    assert gradsift("run", config, "--until", "features", "warmup.lora.target_modules=[q_proj,lm_head]") == 2
+    assert "lm_head sees an input of shape" in (said := capsys.readouterr().err)
+    assert "set lora.target_modules to [q_proj]" in said
+    assert not list((tmp_path / "run" / "warmup").glob("*"))
+
+    assert gradsift("run", config, "--until", "features", "warmup.lora.target_modules=[q_proj]") == 0

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from gradsift.errors import StoreDamaged
 from gradsift.store import blocks
 from gradsift.store.blocks import SpanReader, block_rows, spans_of
+from gradsift.store.headers import STORED_DTYPES, read_header
 
 NUM_ROWS, DIM = 23, 6
 
@@ -29,18 +30,18 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "BLOCKS_IN_SPAN", 2)
 
 
-@pytest.mark.parametrize("dtype", blocks.STORED_DTYPES.values())
+@pytest.mark.parametrize("dtype", STORED_DTYPES.values())
 def test_blocks_are_the_shards_rows(tmp_path: Path, small: None, dtype: torch.dtype) -> None:
-    tensors, reader = shard(tmp_path, dtype), SpanReader(DIM)
-    spans = list(spans_of(tmp_path / "shard", DIM))
+    tensors, reader = shard(tmp_path, dtype), SpanReader()
+    spans = list(spans_of(read_header(tmp_path / "shard"), DIM))
     found = [block.clone() for span in spans for block in reader.blocks(span)]
     assert [len(block) for block in found] == [3, 3, 3, 3, 3, 3, 3, 2]
     assert torch.equal(torch.cat(found), tensors["features"])
 
 
 def test_numbers_are_those_of_the_spans_rows(tmp_path: Path, small: None) -> None:
-    tensors, reader = shard(tmp_path), SpanReader(DIM)
-    found = [reader.numbers(span, "norms") for span in spans_of(tmp_path / "shard", DIM)]
+    tensors = shard(tmp_path)
+    found = [span.norms_R for span in spans_of(read_header(tmp_path / "shard"), DIM)]
     assert [len(norms_R) for norms_R in found] == [6, 6, 6, 5]
     assert torch.equal(torch.cat(found), tensors["norms"])
 
@@ -55,18 +56,18 @@ def test_truncated_shard_is_named(tmp_path: Path, left: int) -> None:
     content = (tmp_path / "shard").read_bytes()
     (tmp_path / "shard").write_bytes(content[:left])
     with pytest.raises(StoreDamaged, match="shard"):
-        list(spans_of(tmp_path / "shard", DIM))
+        list(spans_of(read_header(tmp_path / "shard"), DIM))
 
 
 def test_shard_that_shrinks_while_it_is_read_is_named(tmp_path: Path) -> None:
     shard(tmp_path)
-    [span] = spans_of(tmp_path / "shard", DIM)
+    [span] = spans_of(read_header(tmp_path / "shard"), DIM)
     content = (tmp_path / "shard").read_bytes()
     (tmp_path / "shard").write_bytes(content[:-1])
     with pytest.raises(StoreDamaged, match="ends too early"):
-        list(SpanReader(DIM).blocks(span))
+        list(SpanReader().blocks(span))
 
 
 def test_missing_shard_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreDamaged, match="shard"):
-        list(spans_of(tmp_path / "shard", DIM))
+        list(spans_of(read_header(tmp_path / "shard"), DIM))

@@ -70,6 +70,9 @@ def test_flipped_byte_is_found(tmp_path: Path) -> None:
         ({"tokenizer": "other"}, "tokenizer"),
         ({"template": "chatml"}, "template"),
         ({"max_length": 65}, "max_length"),
+        ({"attention": "eager"}, "attention"),
+        ({"positions": "of a row alone"}, "positions"),
+        ({"supervise": "last"}, "supervise"),
         ({"parameters": {"layer.0.lora_A.default.weight": [4, 9]}}, "parameters"),
         ({"projection": {"kind": "sketch", "dim": 16, "seed": 1, "version": 1}}, "projection.seed"),
         ({"projection": {"kind": "sketch", "dim": 16, "seed": 0, "version": 2}}, "projection.version"),
@@ -81,6 +84,17 @@ def test_stores_that_differ_are_not_joined(tmp_path: Path, change: dict[str, Any
     with pytest.raises(StoreMismatch) as refusal:
         require_joinable(pool, target)
     assert refusal.value.field.startswith(field)
+
+
+def test_a_store_of_before_the_attention_was_recorded_is_one_of_sdpa(tmp_path: Path) -> None:
+    old, sdpa, eager = (
+        written(tmp_path / name, features(), gradient="sgd", attention=attention)
+        for name, attention in (("old", None), ("sdpa", "sdpa"), ("eager", "eager"))
+    )
+
+    require_joinable(old, sdpa)
+    with pytest.raises(StoreMismatch, match="attention"):
+        require_joinable(old, eager)
 
 
 def test_stores_may_differ_in_data_and_dtype(tmp_path: Path) -> None:
@@ -98,8 +112,8 @@ def test_target_side_must_be_plain_gradients(tmp_path: Path) -> None:
 
 def representation(kind: str = "rds", **changes: Any) -> dict[str, Any]:
     """What the meaning of a representation's store is, beside that of gradients."""
-    gone = dict.fromkeys(("checkpoint", "parameters", "projection", "gradient"))
-    return {"representation": kind, **gone, **changes}
+    gone = dict.fromkeys(("checkpoint", "parameters", "gradient"))
+    return {"representation": kind, "projection": {"kind": "none", "dim": 16}, **gone, **changes}
 
 
 def test_representations_of_a_kind_are_joined(tmp_path: Path) -> None:

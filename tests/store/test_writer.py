@@ -73,3 +73,11 @@ def test_going_on_with_another_meaning_is_refused_with_both_values(tmp_path: Pat
     StoreWriter(tmp_path, meaning(), KEYS, 4).open()
     with pytest.raises(StoreMismatch, match="max_length: 64 against 128"):
         StoreWriter(tmp_path, meaning(max_length=128), KEYS, 4).open()
+
+
+def test_a_store_of_before_the_attention_was_recorded_is_gone_on_with_in_sdpa(tmp_path: Path) -> None:
+    StoreWriter(tmp_path, meaning(), KEYS, 4).open()
+
+    StoreWriter(tmp_path, meaning(attention="sdpa"), KEYS, 4).open()
+    with pytest.raises(StoreMismatch, match="attention: 'sdpa' against 'eager'"):
+        StoreWriter(tmp_path, meaning(attention="eager"), KEYS, 4).open()

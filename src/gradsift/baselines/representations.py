@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from gradsift.encoding import Batch
-from gradsift.model import example_losses, hidden_states
+from gradsift.model import Shortcuts, example_losses, hidden_states
 
 
 @dataclass(frozen=True)
 class Base:
-    """The base model, frozen and in evaluation mode, and `losses.plain_head` of it."""
+    """The base model, frozen and in evaluation mode, and the shortcuts that it allows."""
 
     model: nn.Module
-    head: nn.Linear | None
+    shortcuts: Shortcuts
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ def last_token(base: Base, batch: Batch) -> Tensor:
     """The last hidden state, after the final norm, of each row's last token: float32 [B, H]. RDS, arXiv 2402.04333."""
     batch_size, length = batch.input_ids_BT.shape
     starts_B = torch.arange(batch_size, device=batch.input_ids_BT.device) * length
-    return hidden_states(base.model, batch, starts_B + batch.attention_mask_BT.sum(dim=1) - 1).float()
+    last_B = starts_B + batch.attention_mask_BT.sum(dim=1) - 1
+    return hidden_states(base.model, batch, last_B, base.shortcuts).float()
 
 
 def weighted_mean(base: Base, batch: Batch) -> Tensor:
@@ -47,7 +48,8 @@ def weighted_mean(base: Base, batch: Batch) -> Tensor:
     Token i of T, counted from 1, has the weight i / (1 + … + T). RDS+, arXiv 2503.01807; the weights are SGPT's, arXiv
     2202.08904. All tokens count, the prompt's and the answer's.
     """
-    hidden_SH = hidden_states(base.model, batch, batch.attention_mask_BT.flatten().nonzero()[:, 0])
+    real_S = batch.attention_mask_BT.flatten().nonzero()[:, 0]
+    hidden_SH = hidden_states(base.model, batch, real_S, base.shortcuts)
     rows = hidden_SH.float().split(batch.attention_mask_BT.sum(dim=1).tolist())
     return torch.stack([_position_weights(row_TH) @ row_TH for row_TH in rows])
 
@@ -63,7 +65,7 @@ def loss(base: Base, batch: Batch) -> Tensor:
     A control that knows nothing of the target. The highest comes first: the rows that the base finds hardest are those
     it could learn most from, or that are noise. The other end, what the base knows already, teaches it least.
     """
-    return example_losses(base.model, batch, base.head)[:, None]
+    return example_losses(base.model, batch, base.shortcuts)[:, None]
 
 
 REPRESENTATIONS: dict[str, Representation] = {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gradsift.config import RunConfig
 from gradsift.encoding import Corpus
-from gradsift.machine import MANIFEST, read_json, write_json
+from gradsift.machine import MANIFEST, read_record, write_record
 from gradsift.model import ModelConfig, adapter_shapes
 from gradsift.pipeline import checkpoints_of
 from gradsift.stages import warmup_rows
@@ -43,10 +43,10 @@ class Watch:
         finally:
             known = self._known()
             known[piece] = round(known.get(piece, 0.0) + time.monotonic() - start, 2)
-            write_json(self._path, known)
+            write_record(self._path, known)
 
     def _known(self) -> dict[str, float]:
-        return dict(read_json(self._path)) if self._path.is_file() else {}
+        return read_record(self._path).facts if self._path.is_file() else {}
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def representation_flops(config: RunConfig) -> float:
 def training_flops(config: RunConfig, folder: Path) -> float:
     """The training of the model in `folder`."""
     weights = num_weights(config.target_model)
-    tokens = read_json(folder / MANIFEST)["num_tokens"] * config.train.epochs
+    tokens = read_record(folder / MANIFEST, ("num_tokens",)).facts["num_tokens"] * config.train.epochs
     if config.train.method == "full":
         return float(PassCost(weights).full * tokens)
     return float(PassCost(weights, _adapter_size(folder)).with_gradients * tokens)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 from gradsift.comparison.outcomes import Outcome, spread
 from gradsift.comparison.plan import Cell, comparison_folder, seed_folder
 from gradsift.config import RunConfig
-from gradsift.data import selected_lines
+from gradsift.data import parsed_json, selected_lines
 from gradsift.encoding import Corpus
 from gradsift.machine import RunFolder, atomic_path
 from gradsift.stages import read_selection
@@ -113,7 +112,7 @@ class _Selections:
             wanted.setdefault(source, []).append(row)
         lines = {str(s.name): selected_lines(s, wanted[str(s.name)]) for s in self.config.pool if s.name in wanted}
         for source, row in zip(sources, rows, strict=True):
-            yield str(json.loads(lines[source][row]).get(column, source))
+            yield str(parsed_json(lines[source][row].decode()).get(column, source))
 
     def _run(self, cell: Cell) -> RunFolder:
         return seed_folder(self.config, cell.seed)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,20 @@ from gradsift.comparison.plan import Cell, cell_config, cells, comparison_folder
 from gradsift.comparison.plots import draw
 from gradsift.comparison.table import write_table
 from gradsift.config import RunConfig, keep_config
+from gradsift.encoding import Corpus
+from gradsift.errors import RunFolderError
 from gradsift.evaluation import PREDICTIONS_FILE
-from gradsift.machine import MANIFEST, duration, fingerprint, locked, read_json, write_json
+from gradsift.machine import (
+    MANIFEST,
+    duration,
+    fingerprint,
+    finished_facts,
+    locked,
+    read_record,
+    remove_record,
+    write_record,
+)
+from gradsift.model import ModelConfig, model_fingerprint
 from gradsift.pipeline import (
     encode_stage,
     evaluate_stage,
@@ -44,6 +58,9 @@ DECISIVE = {
     *("features", "baselines", "score", "select", "train", "evaluate"),
 }
 """Sections that decide a cell."""
+RECORD_KEYS = ("inputs", "seed", "target", "metric_name", "metric", "answer_loss")
+NEWER = (("supervise", "all"), ("on_error", "set_aside"))
+"""Keys that came later, and what was done before."""
 SEEDLESS = (*REPRESENTATIONS, EMBEDDING)
 """Methods whose features no seed changes."""
 
@@ -55,6 +72,7 @@ def compare(config: RunConfig) -> str:
         write_environment(config)
         evaluation_of(config).require_inputs(config.targets)
         encode_stage(config)
+    _fingerprint_of_model.cache_clear()
     planned, outcomes = list(cells(config)), finished(config)
     left = [cell for cell in planned if cell not in outcomes]
     logger.info("compare: %d of %d cells are done", len(outcomes), len(planned))
@@ -76,8 +94,11 @@ def finished(config: RunConfig) -> dict[Cell, Outcome]:
 
 
 def _outcome(config: RunConfig, cell: Cell) -> Outcome:
-    predictions = seed_folder(config, cell.seed).evaluation(cell.target, cell.name).with_suffix("") / PREDICTIONS_FILE
-    return Outcome(read_json(_record_path(config, cell)), predictions)
+    return Outcome(read_record(_record_path(config, cell), RECORD_KEYS).facts, _predictions_path(config, cell))
+
+
+def _predictions_path(config: RunConfig, cell: Cell) -> Path:
+    return seed_folder(config, cell.seed).evaluation(cell.target, cell.name).with_suffix("") / PREDICTIONS_FILE
 
 
 def _record_path(config: RunConfig, cell: Cell) -> Path:
@@ -85,19 +106,42 @@ def _record_path(config: RunConfig, cell: Cell) -> Path:
 
 
 def _is_done(config: RunConfig, cell: Cell) -> bool:
-    path = _record_path(config, cell)
-    return path.is_file() and read_json(path)["inputs"] == _inputs(config, cell)
+    """Whether a record is of these settings and, where it says so, of this data and base, with its predictions."""
+    facts = finished_facts(_record_path(config, cell), [], RECORD_KEYS)
+    if facts is None or facts["inputs"] != _inputs(config, cell):
+        return False
+    return facts.get("made_from") in (None, _made_from(config, cell))
 
 
 def _inputs(config: RunConfig, cell: Cell) -> str:
     """What decides a cell, as far as the config says it; a changed pool is refused when it is encoded."""
-    return fingerprint(cell_config(config, cell).model_dump(mode="json", include=DECISIVE))
+    return fingerprint(_as_before(cell_config(config, cell).model_dump(mode="json", include=DECISIVE)))
+
+
+def _as_before(value: Any) -> Any:
+    """The settings without newer keys that stand at what was done before there were any: cells made then stay."""
+    if isinstance(value, Mapping):
+        return {key: _as_before(item) for key, item in value.items() if (key, item) not in NEWER}
+    return [_as_before(item) for item in value] if isinstance(value, list) else value
+
+
+def _made_from(config: RunConfig, cell: Cell) -> list[str]:
+    """What decides a cell besides its settings: the encoded pool and target, and the weights of the models."""
+    corpora = [Corpus(folder).manifest["fingerprint"] for folder in (config.run.pool, config.run.target(cell.target))]
+    own = cell_config(config, cell)
+    return [*corpora, *(_fingerprint_of_model(model) for model in (own.model, own.target_model))]
+
+
+@cache
+def _fingerprint_of_model(model: ModelConfig) -> str:
+    return model_fingerprint(model)
 
 
 def _do(config: RunConfig, cell: Cell) -> None:
     """Make a cell in its seed's run folder, and write its record."""
     seeded, own = seed_config(config, cell.seed), cell_config(config, cell)
     logger.info("compare: seed %d, %s, %s", cell.seed, cell.target, cell.name)
+    remove_record(_record_path(config, cell))
     with locked(own.run.path):
         _share(config, seeded)
         watch = Watch(own.run.path)
@@ -106,7 +150,9 @@ def _do(config: RunConfig, cell: Cell) -> None:
         else:
             _prepare(config, seeded, cell.arm, watch)
             _train_and_evaluate(own, cell, watch)
-        write_json(_record_path(config, cell), {"inputs": _inputs(config, cell), **_record(config, own, cell, watch)})
+        facts = {"inputs": _inputs(config, cell), "made_from": _made_from(config, cell)}
+        predictions = [path for path in (_predictions_path(config, cell),) if path.is_file()]
+        write_record(_record_path(config, cell), {**facts, **_record(config, own, cell, watch)}, predictions)
 
 
 def _share(config: RunConfig, seeded: RunConfig) -> None:
@@ -117,7 +163,9 @@ def _share(config: RunConfig, seeded: RunConfig) -> None:
 
 
 def _link(link: Path, folder: Path) -> None:
-    """A link that still holds when RUN is moved."""
+    """A link that still holds when RUN is moved. Raises RunFolderError where something else is in its place."""
+    if link.exists() and not link.samefile(folder):
+        raise RunFolderError(f"{link}: isn't a link to {folder}: delete it, and it is made again")
     if not link.is_symlink():
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(os.path.relpath(folder, link.parent), target_is_directory=True)
@@ -184,7 +232,7 @@ def _figures(own: RunConfig, cell: Cell) -> dict[str, Any]:
     path = own.run.evaluation(cell.target, cell.name)
     if not path.is_file():
         return {"metric_name": None, "metric": None, "answer_loss": None, "num_items": 0}
-    metrics = read_json(path)
+    metrics = read_record(path, ("metrics", "metric", "answer_loss", "counts")).facts
     name = metrics["metric"]
     return {
         "metric_name": name if name in metrics["metrics"] else None,
@@ -210,5 +258,5 @@ def _selection_cost(config: RunConfig, cell: Cell, watch: Watch) -> dict[str, fl
 def _training_cost(own: RunConfig, cell: Cell, watch: Watch) -> dict[str, float]:
     """Seconds by the clock, or as the model's manifest says them where it was copied from a twin."""
     folder = own.run.model(cell.target, cell.name)
-    seconds = max(watch.of(_piece("train", cell)), float(read_json(folder / MANIFEST)["seconds"]))
+    seconds = max(watch.of(_piece("train", cell)), float(read_record(folder / MANIFEST, ("seconds",)).facts["seconds"]))
     return {"seconds": seconds, "flops": training_flops(own, folder)}

@@ -6,6 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from gradsift.errors import DataError
+
+Content = bytes | Mapping[str, Any] | DataError
+"""A row as its container holds it: a JSON line that isn't parsed yet, its columns, or why it can't be read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Location:
@@ -27,8 +32,7 @@ class RawRow(NamedTuple):
 
     path: str
     line: int | None
-    content: bytes | Mapping[str, Any]
-    """Bytes: a JSON line, not parsed yet."""
+    content: Content
 
 
 class Container(Protocol):

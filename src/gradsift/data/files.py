@@ -6,16 +6,20 @@ import codecs
 import csv
 import gzip
 import json
+import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from glob import glob
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from gradsift.data.containers import RawRow
-from gradsift.data.values import listed
+from gradsift.data.arrow_rows import arrow_rows
+from gradsift.data.containers import Content, RawRow
+from gradsift.data.jsontext import parsed_json
+from gradsift.data.values import first_line, listed
 from gradsift.errors import DataError
 from gradsift.machine import file_sha256
 
@@ -24,6 +28,7 @@ BATCH_ROWS = 1000
 
 MAX_CELL = 1 << 30
 """Characters of a cell of a text table."""
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +61,26 @@ def suffix(path: Path) -> str:
 
 def data_files(folder: Path) -> list[Path]:
     """The data files of a folder, by name. Raises DataError where there are none, or two kinds of them."""
+    return _of_one_kind(list(folder.iterdir()), folder, "the folder has")
+
+
+def matching_files(pattern: str) -> list[Path]:
+    """The data files that a pattern with `*`, `?` or `[…]` fits (`**`: at any depth), by name. Raises DataError where
+    there are none, or two kinds of them."""
+    found = glob(pattern, recursive=True)  # noqa: PTH207, Path.glob takes no pattern that begins with a slash
+    return _of_one_kind([Path(name) for name in found], pattern, "the pattern fits")
+
+
+def _of_one_kind(paths: Sequence[Path], place: str | Path, has: str) -> list[Path]:
     about = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-    files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
-    paths = sorted(path for path in files if suffix(path) in FILE_KINDS and path.name not in about)
-    kinds = sorted({suffix(path) for path in paths})
-    if not paths:
-        raise DataError(f"the folder has no data files ({', '.join(FILE_KINDS)})", folder)
+    files = [path for path in paths if path.is_file() and not path.name.startswith(".")]
+    found = sorted(path for path in files if suffix(path) in FILE_KINDS and path.name not in about)
+    kinds = sorted({suffix(path) for path in found})
+    if not found:
+        raise DataError(f"{has} no data files ({', '.join(FILE_KINDS)})", place)
     if len(kinds) > 1:
-        raise DataError(f"the folder has files of several kinds ({', '.join(kinds)}); name one file", folder)
-    return paths
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise DataError(f"{has} files of several kinds ({', '.join(kinds)}); name one kind", place)
+    return found
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -92,6 +103,7 @@ def _open_bytes(path: Path) -> IO[bytes]:
 
 
 def _text_lines(path: Path) -> Iterator[str]:
+    """Raises DataError at the first line that isn't UTF-8."""
     for number, line in _lines(path):
         try:
             yield decoded(line)
@@ -104,8 +116,11 @@ def decoded(line: bytes) -> str:
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
-        reason = f"byte {line[error.start]:#04x} at position {error.start + 1}"
-        raise DataError(f"is not valid UTF-8 ({reason})") from error
+        raise _not_utf8(line[error.start], f"at position {error.start + 1}") from error
+
+
+def _not_utf8(byte: int, where: str) -> DataError:
+    return DataError(f"is not valid UTF-8 (byte {byte:#04x} {where})")
 
 
 def _json_lines(path: Path, headerless: tuple[str, ...]) -> Iterator[RawRow]:
@@ -135,15 +150,20 @@ def json_document(path: Path) -> Any:
     if not text.strip():
         return []
     try:
-        return json.loads(text)
+        return parsed_json(text)
+    except DataError as error:
+        raise DataError(str(error), path) from error
     except json.JSONDecodeError as error:
         hint = "; a file with a JSON object a line is named .jsonl" if error.msg == "Extra data" else ""
         raise DataError(f"is not valid JSON: {error.msg}{hint}", path, error.lineno) from error
 
 
 def _delimited(delimiter: str, path: Path, headerless: tuple[str, ...]) -> Iterator[RawRow]:
-    """The rows of a table in text; files without a header are published with tabs, and without quotes."""
-    lines = _text_lines(path)
+    """The rows of a table in text; files without a header are published with tabs, and without quotes.
+
+    Bytes that aren't UTF-8 come as halves of surrogate pairs, which UTF-8 has none of: so only their row is lost.
+    """
+    lines = (line.decode(errors="surrogateescape") for _, line in _lines(path))
     first = next(lines, "")
     bare = delimiter == "\t" and headerless and set(first.rstrip("\r\n").split("\t")) != set(headerless)
     quoting: Literal[0, 3] = csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL
@@ -157,7 +177,7 @@ def _delimited(delimiter: str, path: Path, headerless: tuple[str, ...]) -> Itera
             if header is None:
                 header = _header(cells, path, reader.line_num)
                 continue
-            yield RawRow(str(path), reader.line_num, _cells_by_column(header, cells, path, reader.line_num))
+            yield RawRow(str(path), reader.line_num, _cells_by_column(header, cells))
     except csv.Error as error:
         raise DataError(f"is no table in this form: {error}", path, reader.line_num) from error
 
@@ -165,13 +185,29 @@ def _delimited(delimiter: str, path: Path, headerless: tuple[str, ...]) -> Itera
 def _header(cells: list[str], path: Path, line: int) -> list[str]:
     if len(set(cells)) != len(cells):
         raise DataError(f"two columns have the same name: {listed(cells)}", path, line)
+    problem = _byte_problem(cells, cells)
+    if problem is not None:
+        raise DataError(str(problem), path, line)
     return cells
 
 
-def _cells_by_column(header: list[str], cells: list[str], path: Path, line: int) -> dict[str, str]:
+def _cells_by_column(header: list[str], cells: list[str]) -> Content:
+    problem = _byte_problem(cells, header)
+    if problem is not None:
+        return problem
     if len(cells) != len(header):
-        raise DataError(f"has {len(cells)} cells for {len(header)} columns ({listed(header)})", path, line)
+        return DataError(f"has {len(cells)} cells for {len(header)} columns ({listed(header)})")
     return dict(zip(header, cells, strict=True))
+
+
+def _byte_problem(cells: Sequence[str], header: Sequence[str]) -> DataError | None:
+    """What is wrong with the first cell that holds bytes which aren't UTF-8."""
+    for index, cell in enumerate(cells):
+        found = None if cell.isascii() else _ESCAPED_BYTE.search(cell)
+        if found:
+            column = header[index].encode(errors="replace").decode() if index < len(header) else index
+            return _not_utf8(ord(found[0]) - 0xDC00, f"in column {column!r}")
+    return None
 
 
 def _parquet_rows(path: Path, headerless: tuple[str, ...]) -> Iterator[RawRow]:
@@ -181,9 +217,12 @@ def _parquet_rows(path: Path, headerless: tuple[str, ...]) -> Iterator[RawRow]:
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=BATCH_ROWS):
-                yield from (RawRow(str(path), None, row) for row in batch.to_pylist())
+                yield from (RawRow(str(path), None, row) for row in arrow_rows(batch))
+    except DataError as error:
+        raise DataError(str(error), path) from error
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"is not a parquet file: {first_line(error)}", path) from error
+        problem = "can't be read" if getattr(error, "errno", None) else "is not a parquet file"
+        raise DataError(f"{problem}: {first_line(error)}", path) from error
 
 
 FILE_KINDS: dict[str, Callable[[Path, tuple[str, ...]], Iterator[RawRow]]] = {

@@ -18,6 +18,7 @@ from gradsift.data.turns import (
     TURNS,
     Turns,
     assistant_turn,
+    given,
     messages_in,
     turn_messages,
     user_turn,
@@ -96,10 +97,10 @@ def _alpaca(fields: Fields) -> list[Message]:
 
 
 def _prompt_completion(fields: Fields) -> list[Message]:
-    """TRL's: two texts, or two lists of messages put end to end."""
+    """TRL's: two texts, or two lists of messages put end to end, of which the completion alone is learned."""
     prompt, completion = fields["prompt"], fields["completion"]
     if isinstance(prompt, list) and isinstance(completion, list):
-        return messages_in(prompt, "prompt", TURNS) + messages_in(completion, "completion", TURNS)
+        return given(messages_in(prompt, "prompt", TURNS)) + messages_in(completion, "completion", TURNS)
     return [user_turn(text_of(fields, "prompt")), assistant_turn(text_of(fields, "completion"))]
 
 
@@ -131,10 +132,12 @@ def _dolly(fields: Fields) -> list[Message]:
 
 
 FORMATS: dict[str, Format] = {
-    "messages": Format(("messages",), ("system",), partial(turn_messages, "messages", TURNS)),
-    "sharegpt": Format(("conversations",), ("system",), partial(turn_messages, "conversations", SHAREGPT_TURNS)),
-    "prompt_completion": Format(("prompt", "completion"), messages=_prompt_completion),
-    "alpaca": Format(("instruction", "output"), ("input", "system", "history"), _alpaca),
+    "messages": Format(("messages",), ("system", "tools"), partial(turn_messages, "messages", TURNS)),
+    "sharegpt": Format(
+        ("conversations",), ("system", "tools"), partial(turn_messages, "conversations", SHAREGPT_TURNS)
+    ),
+    "prompt_completion": Format(("prompt", "completion"), ("tools",), _prompt_completion),
+    "alpaca": Format(("instruction", "output"), ("input", "system", "history", "tools"), _alpaca),
     "dolly": Format(("instruction", "response"), ("context",), _dolly),
     "flan": Format(("inputs", "targets"), messages=_flan),
     "cot": Format(("question", "answer", "rationale"), messages=_cot, headerless=("question", "answer", "rationale")),

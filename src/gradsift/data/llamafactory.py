@@ -10,7 +10,7 @@ from typing import Any
 from gradsift.data.containers import Location
 from gradsift.data.files import json_document
 from gradsift.data.formats import FORMATS, Format, sharegpt_with
-from gradsift.data.turns import ROLES, SHAREGPT_TURNS, Turns
+from gradsift.data.turns import CALLS, ROLES, SHAREGPT_TURNS, Turns
 from gradsift.data.values import listed
 from gradsift.errors import DataError, nearest
 
@@ -20,9 +20,10 @@ ALPACA_FIELDS = {
     "response": "output",
     "history": "history",
     "system": "system",
+    "tools": "tools",
 }
-SHAREGPT_FIELDS = {"messages": "conversations", "system": "system"}
-ENTRY_COLUMNS_REFUSED = ("tools", "images", "videos", "audios", "chosen", "rejected", "kto_tag")
+SHAREGPT_FIELDS = {"messages": "conversations", "system": "system", "tools": "tools"}
+ENTRY_COLUMNS_REFUSED = ("images", "videos", "audios", "chosen", "rejected", "kto_tag")
 """Columns without which a row isn't what LLaMA-Factory would train on."""
 
 
@@ -101,7 +102,7 @@ def _entry_format(info: Path, name: str, entry: Mapping[str, Any]) -> tuple[Form
 
 
 def _entry_turns(tags: Mapping[str, str]) -> Turns:
-    roles = {"system": "system", "user": "user", "assistant": "assistant", "observation": "tool"}
+    roles = {"system": "system", "user": "user", "assistant": "assistant", "observation": "tool", "function": CALLS}
     named = {tags[f"{role}_tag"]: known for role, known in roles.items() if f"{role}_tag" in tags}
     return Turns(
         (tags["role_tag"],) if "role_tag" in tags else SHAREGPT_TURNS.role_keys,

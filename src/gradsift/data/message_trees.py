@@ -9,7 +9,7 @@ from typing import Any
 
 from gradsift.data.example import Message
 from gradsift.data.turns import ROLES
-from gradsift.data.values import Fields, checked_list, flag_of, kind_of, listed, text_of
+from gradsift.data.values import Fields, checked_list, flag_of, kind_of, listed, name_of, text_of
 from gradsift.errors import DataError
 
 
@@ -43,8 +43,8 @@ def _node(fields: Fields, parent: Any) -> Node:
     if role not in ("user", "assistant"):
         raise DataError(f"the role {fields['role']!r} is neither prompter nor assistant")
     return Node(
-        id=str(fields["message_id"]),
-        parent=str(parent) if parent else None,
+        id=name_of(fields["message_id"], "message_id"),
+        parent=name_of(parent, "parent_id") if parent else None,
         role=role,
         text=text_of(fields, "text"),
         language=fields.get("lang"),

@@ -17,6 +17,9 @@ from gradsift.data.llamafactory import read_entry
 from gradsift.data.presets import PRESETS
 from gradsift.errors import nearest
 
+MAX_NAME = 200
+"""Bytes of the name of a source, a target or a selection: files are called by it, with endings of their own."""
+
 
 class LlamaFactoryEntry(BaseModel):
     """A dataset as LLaMA-Factory knows it: an entry of the `dataset_info.json` in its data folder."""
@@ -35,7 +38,7 @@ class SourceConfig(BaseModel):
     name: str | None = None
     """None: the name of the file, folder, dataset or preset."""
     path: str | None = None
-    """File, folder, or name of a dataset on the hub."""
+    """File, folder, files by a pattern with `*`, or name of a dataset on the hub."""
     preset: Literal["flan_v2", "cot", "dolly", "oasst1"] | None = None
     """One of the paper's pools; with `path`, a copy of it in its published layout."""
     llamafactory: LlamaFactoryEntry | None = None
@@ -49,6 +52,8 @@ class SourceConfig(BaseModel):
     """Configuration of a dataset on the hub."""
     limit: int | None = Field(default=None, ge=1)
     """The first rows alone."""
+    on_error: Literal["set_aside", "refuse"] = "set_aside"
+    """What becomes of a row that can't be read: it is set aside with the reason, or the run ends there."""
     sample: int | None = Field(default=None, ge=1)
     """Rows drawn at random, kept in file order; all of them where there are fewer."""
     sample_seed: int | None = Field(default=None, ge=0)
@@ -104,10 +109,15 @@ def _default_name(source: SourceConfig) -> str:
     elif source.preset is not None:
         name = source.preset
     else:
-        name = Path(source.path or "").name
-        kind = suffix(Path(name))
-        name = name.removesuffix(".gz").removesuffix(kind) if kind in FILE_KINDS else name
-    return re.sub(r"[^\w.+-]+", "_", name).lstrip("._+-") or "source"
+        path = Path(source.path or "")
+        name = next((name for name in (_without_kind(path.name), path.parent.name) if re.search(r"\w", name)), "")
+    name = re.sub(r"[^\w.+-]+", "_", re.sub(r"[*?\[\]]", "", name)).strip("._+-")
+    return name.encode(errors="ignore")[:MAX_NAME].decode(errors="ignore") or "source"
+
+
+def _without_kind(name: str) -> str:
+    kind = suffix(Path(name))
+    return name.removesuffix(".gz").removesuffix(kind) if kind in FILE_KINDS else name
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gradsift.data.arrow_rows import arrow_rows
 from gradsift.data.containers import Location, RawRow
-from gradsift.data.files import first_line, json_document
-from gradsift.data.values import listed
+from gradsift.data.files import BATCH_ROWS, json_document
+from gradsift.data.values import first_line, listed
 from gradsift.errors import DataError
 from gradsift.machine import file_sha256
 
@@ -24,8 +25,17 @@ class Table:
     folder: Path | None = None
 
     def rows(self) -> Iterator[RawRow]:
-        """Its rows; it is loaded when they are asked for."""
-        return (RawRow(self.label, None, row) for row in self.load())
+        """Its rows as Arrow holds them (an image: its bytes and its path); it is loaded when they are asked for."""
+        import pyarrow as pa
+
+        table = self.load()
+        try:
+            for batch in table.with_format("arrow").iter(BATCH_ROWS):
+                yield from (RawRow(self.label, None, row) for row in arrow_rows(batch))
+        except DataError as error:
+            raise DataError(str(error), self.label) from error
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"can't be read: {first_line(error)}", self.label) from error
 
     def count(self) -> int:
         """How many they are."""
@@ -51,19 +61,27 @@ def load_saved(folder: Path) -> Any:
 
     try:
         return datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the errors of three libraries, with no root but this one
         raise DataError(f"can't be read as a saved dataset: {first_line(error)}", folder) from error
 
 
 def split_folder(path: Path, split: str | None) -> Path:
     """The folder of one split. Raises DataError listing the splits where it has no such one."""
     wanted, described = split or "train", path / "dataset_dict.json"
-    splits = list(json_document(described)["splits"]) if described.is_file() else []
+    splits = _splits(described) if described.is_file() else []
     if not splits and wanted == "train":
         return path
     if wanted not in splits:
         raise DataError(f"has no split {wanted!r}; the splits there are: {listed(splits)}", path)
     return path / wanted
+
+
+def _splits(described: Path) -> list[str]:
+    value = json_document(described)
+    splits = value.get("splits") if isinstance(value, dict) else None
+    if not isinstance(splits, list):
+        raise DataError("has no list of splits: save the dataset again", described)
+    return [str(split) for split in splits]
 
 
 def load_from_hub(location: Location) -> Any:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from gradsift.data.jsontext import Number
 from gradsift.errors import DataError
 
 Fields = Mapping[str, Any]
 """A row under the format's own field names."""
 
-MAX_LISTED, MAX_NAME = 20, 40
+MAX_LISTED, MAX_NAME, MAX_SHOWN = 20, 40, 500
 
 
 def missing_column(field: str, columns: Mapping[str, str], there_are: Iterable[str]) -> str:
@@ -22,9 +24,26 @@ def missing_column(field: str, columns: Mapping[str, str], there_are: Iterable[s
 
 def listed(names: Iterable[str]) -> str:
     """Names in one line, however many and long they are."""
-    shown = [str(name) for name in names]
-    cut = [name if len(name) <= MAX_NAME else name[:MAX_NAME] + "…" for name in shown[:MAX_LISTED]]
-    return ", ".join([*cut, "…"] if len(shown) > MAX_LISTED else cut) or "none"
+    lines = [re.sub(r"[\r\n]+", "⏎", str(name)) for name in names]
+    cut = [name if len(name) <= MAX_NAME else name[:MAX_NAME] + "…" for name in lines[:MAX_LISTED]]
+    return ", ".join([*cut, "…"] if len(lines) > MAX_LISTED else cut) or "none"
+
+
+def shown(value: object) -> str:
+    """The text of a value or an error, short enough for a list and in characters that UTF-8 has."""
+    text = str(value)
+    cut = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
+    return cut.encode(errors="backslashreplace").decode()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def name_of(value: Any, what: str) -> str:
+    """The value as a name, numbers and all else by their text; raises DataError where that can't be written."""
+    return checked_text(value if isinstance(value, str) else str(value), what)
 
 
 def text_of(fields: Fields, name: str) -> str:
@@ -72,5 +91,5 @@ def kind_of(value: Any) -> str:
     """What JSON calls a value of this type, in words."""
     if isinstance(value, bool):
         return "true or false"
-    names = {str: "text", dict: "an object", list: "a list", int: "a number", float: "a number"}
+    names = {str: "text", dict: "an object", list: "a list", int: "a number", float: "a number", Number: "a number"}
     return names.get(type(value), type(value).__name__)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradsift.evaluation import PREDICTIONS_FILE
-from gradsift.machine import RunFolder, read_json
+from gradsift.machine import RunFolder, read_record
 
 METHODS: dict[str, tuple[str, ...]] = {
     "less": ("select.method=less",),
@@ -65,7 +65,7 @@ def _measured(path: Path) -> tuple[float, float]:
     with (path.with_suffix("") / PREDICTIONS_FILE).open(encoding="utf-8") as file:
         predictions = [json.loads(line) for line in file]
     right = sum(prediction["output"].strip() in prediction["answers"] for prediction in predictions)
-    return read_json(path)["answer_loss"]["nats_per_token"], right / len(predictions)
+    return read_record(path, ("answer_loss",)).facts["answer_loss"]["nats_per_token"], right / len(predictions)
 
 
 def table(outcomes: Outcomes) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gradsift.encoding.encoder import EncodedRow, SetAside
-from gradsift.machine import MANIFEST, atomic_open, atomic_path, read_json, remove_leftovers, write_json
+from gradsift.errors import RunFolderError
+from gradsift.machine import (
+    MANIFEST,
+    atomic_open,
+    atomic_path,
+    damaged,
+    read_parquet,
+    read_record,
+    renewed,
+)
 
 ROWS_FILE = "rows.parquet"
 SET_ASIDE_FILE = "set_aside.jsonl"
+PROMPTS_FILE = "prompts.json"
+"""Of a target, written before its rows."""
 ROW_GROUP = 1024
+MAX_REASONS = 20
+"""Reasons that a manifest counts one by one; those of rows that can't be read may be as many as the rows."""
+KEYS = ("num_read", "num_rows", "num_tokens", "set_aside", "per_source", "fingerprint")
 
 SCHEMA = pa.schema(
     [
@@ -43,7 +58,8 @@ class Corpus:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest: dict[str, Any] = read_json(folder / MANIFEST)
+        self._record = read_record(folder / MANIFEST, KEYS)
+        self.manifest: dict[str, Any] = self._record.facts
         self._file: pq.ParquetFile | None = None
 
     @staticmethod
@@ -63,11 +79,28 @@ class Corpus:
 
     def column(self, name: str) -> list[Any]:
         """One column, whole."""
-        return pq.read_table(self.folder / ROWS_FILE, columns=[name])[name].to_pylist()  # type: ignore[no-any-return]
+        return self.table([name])[name].to_pylist()  # type: ignore[no-any-return]
 
     def table(self, names: Sequence[str]) -> pa.Table:
         """Some columns, whole, as an Arrow table."""
-        return pq.read_table(self.folder / ROWS_FILE, columns=list(names))
+        table = read_parquet(self.folder / ROWS_FILE, names)
+        if table.num_rows != self.num_rows:
+            raise damaged(self.folder / MANIFEST, f"{self.num_rows} rows, {ROWS_FILE} has {table.num_rows}")
+        return table
+
+    @property
+    def keys(self) -> list[tuple[str, str]]:
+        """(source, id) of every row."""
+        table = self.table(["source", "id"])
+        return list(zip(table["source"].to_pylist(), table["id"].to_pylist(), strict=True))
+
+    def require_whole(self) -> None:
+        """Raise RunFolderError where a file isn't the one that was written."""
+        changed = self._record.changed_file()
+        if changed is not None:
+            raise RunFolderError(
+                f"{changed}: isn't what was written: delete {self.folder / MANIFEST}, and it is made again"
+            )
 
     def rows(self, start: int, stop: int) -> list[EncodedRow]:
         """Rows `start` … `stop - 1`; only the row groups that hold them are read."""
@@ -92,19 +125,19 @@ def _encoded_row(record: Mapping[str, Any]) -> EncodedRow:
 
 def write_corpus(folder: Path, results: Iterable[EncodedRow | SetAside], facts: Mapping[str, Any]) -> Corpus:
     """Write the rows as they come, a row group at a time; `facts` go into the manifest."""
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder)
     writer = _Writer()
+    beside = [path for path in (folder / PROMPTS_FILE,) if path.is_file()]
     with (
+        renewed(folder / MANIFEST, folder / ROWS_FILE, folder / SET_ASIDE_FILE, *beside) as record,
         atomic_path(folder / ROWS_FILE) as path,
         atomic_open(folder / SET_ASIDE_FILE) as aside,
         contextlib.closing(pq.ParquetWriter(path, SCHEMA, compression="zstd")) as parquet,
     ):
         for table in writer.tables(results):
             parquet.write_table(table, row_group_size=ROW_GROUP)
-        for record in writer.set_aside:
-            aside.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-    write_json(folder / MANIFEST, {**facts, **writer.facts()})
+        for entry in writer.set_aside:
+            aside.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+        record |= {**facts, **writer.facts()}
     return Corpus(folder)
 
 
@@ -136,7 +169,8 @@ class _Writer:
             yield pa.Table.from_pylist(records, schema=SCHEMA)
 
     def _aside(self, result: SetAside) -> dict[str, Any]:
-        return {"id": result.id, "source": result.source, "row": self._num_read, "reason": result.reason}
+        record = {"id": result.id, "source": result.source, "row": self._num_read, "reason": result.reason}
+        return {**record, "place": result.place} if result.place else record
 
     def _record(self, result: EncodedRow) -> dict[str, Any]:
         self._num_rows += 1
@@ -158,15 +192,19 @@ class _Writer:
         }
 
     def facts(self) -> dict[str, Any]:
-        reasons: dict[str, int] = {}
-        for record in self.set_aside:
-            reasons[record["reason"]] = reasons.get(record["reason"], 0) + 1
         return {
             "num_read": self._num_read,
             "num_rows": self._num_rows,
             "num_tokens": self._num_tokens,
-            "set_aside": reasons,
+            "set_aside": _most_common([record["reason"] for record in self.set_aside]),
             "lost_beginning": self._lost_beginning,
             "per_source": self._per_source,
             "fingerprint": self._digest.hexdigest()[:32],
         }
+
+
+def _most_common(reasons: Sequence[str]) -> dict[str, int]:
+    counts = Counter(reasons)
+    shown = dict(counts.most_common(MAX_REASONS))
+    others = counts.total() - sum(shown.values())
+    return {**shown, "other reasons": others} if others else shown

@@ -6,16 +6,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from gradsift.data import Example
+from gradsift.data import Example, said
 from gradsift.encoding.masks import IGNORED, Span, answer_window, num_leading, supervised_tokens
+from gradsift.encoding.rendering import ConversationRefused
 from gradsift.encoding.template import ChatTemplate
-from gradsift.errors import TemplateError
+from gradsift.encoding.tokenization import Tokenization, Tokens
+from gradsift.errors import ConfigError
 from gradsift.machine import fingerprint
 
 
@@ -28,6 +30,8 @@ class EncodingConfig(BaseModel):
     """`auto` (the tokenizer's own chat template, else tulu), `tulu`, `chatml`, or a Jinja file."""
     max_length: int = Field(2048, ge=2)
     """Tokens kept of a row, from the left."""
+    supervise: Literal["all", "last"] = "all"
+    """The assistant turns that are learned: all that aren't marked otherwise, or the last alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,32 +66,43 @@ class SetAside:
     source: str
     row: int
     reason: str
+    place: str = ""
+    """File and line, where the row couldn't even be read."""
+    by_template: bool = False
+    """Whether the chat template can't show it, so that it may be the template that is at fault."""
 
 
 class Encoder:
     """Encodes examples, a list at a time, with one tokenizer, template and length."""
 
-    def __init__(self, tokenizer: Any, config: EncodingConfig) -> None:
+    def __init__(self, tokenizer: Any, config: EncodingConfig, num_embeddings: int | None = None) -> None:
         self.tokenizer = tokenizer
+        self._num_embeddings = num_embeddings
         self.max_length = config.max_length
         self.template = ChatTemplate(tokenizer, config.template)
+        self._supervise = config.supervise
+        self._tokenization = Tokenization(tokenizer, self.template.adds_special_tokens)
 
     def meaning(self) -> dict[str, Any]:
-        """What decides the tokens of a row, for the manifests."""
-        backend = self.tokenizer.backend_tokenizer
-        return {
-            "tokenizer": fingerprint([_tokenizer_text(backend), self.tokenizer.special_tokens_map]),
-            "template": f"{self.template.name}:{fingerprint(self.template.jinja)[:12]}",
+        """What decides the tokens of a row, for the manifests; `supervise` where it isn't what it always was.
+
+        Rows of a tokenizer that trims offsets were once made without the tokens of spaces: it goes by another name now.
+        """
+        tokenizer = [_tokenizer_text(self.tokenizer.backend_tokenizer), self.tokenizer.special_tokens_map]
+        facts = {
+            "tokenizer": fingerprint([*tokenizer, "with spaces"] if self._tokenization.was_trimming else tokenizer),
+            "template": self.template.identity,
             "max_length": self.max_length,
         }
+        return facts if self._supervise == "all" else {**facts, "supervise": self._supervise}
 
     def save_tokenizer(self, folder: Path) -> None:
         """The tokenizer with the template in use, so that `apply_chat_template` gives what the model was trained on."""
-        jinja = self.template.jinja
-        if self.template.adds_special_tokens and self._begins_with_bos():
-            jinja = "{{ bos_token }}" + jinja  # apply_chat_template adds no special tokens of its own
         before = self.tokenizer.chat_template
-        self.tokenizer.chat_template = jinja
+        if (jinja := self.template.saved) is not None:
+            if self.template.adds_special_tokens and self._begins_with_bos():
+                jinja = "{{ bos_token }}" + jinja  # apply_chat_template adds no special tokens of its own
+            self.tokenizer.chat_template = jinja
         self.tokenizer.save_pretrained(folder)
         self.tokenizer.chat_template = before
 
@@ -101,71 +116,97 @@ class Encoder:
         A row longer than `max_length` loses its end. One of which no answer would be left is set aside, or with
         `keep_answers` loses its beginning instead, as a question does that is too long to be asked.
         """
-        results: list[EncodedRow | SetAside | None] = []
-        rendered: list[tuple[int, str, list[Span]]] = []
-        for index, example in enumerate(examples):
-            outcome = self.render(example)
-            results.append(outcome if isinstance(outcome, SetAside) else None)
-            if not isinstance(outcome, SetAside):
-                rendered.append((index, *outcome))
-        texts = [text for _, text, _ in rendered]
-        for (index, _, spans), (ids, offsets) in zip(rendered, self.tokenized(texts), strict=True):
-            row = self._encoded(examples[index], ids, offsets, spans)
-            if row is None and keep_answers:
-                row = self._encoded(examples[index], *self._without_beginning(ids, offsets, spans[-1]), spans)
-                row = row and replace(row, lost_beginning=True)
-            results[index] = row or self._without_answer(examples[index])
-        return [result for result in results if result is not None]
+        outcomes = [self.render(example) for example in examples]
+        texts = [outcome[0] for outcome in outcomes if not isinstance(outcome, SetAside)]
+        tokens = iter(self._tokenization.beginnings(texts, self.max_length))
+        return [
+            outcome if isinstance(outcome, SetAside) else self._row(example, outcome, next(tokens), keep_answers)
+            for example, outcome in zip(examples, outcomes, strict=True)
+        ]
 
     def render(self, example: Example) -> tuple[str, list[Span]] | SetAside:
         """The text of an example and its supervised spans, or why it is set aside."""
-        from jinja2 import TemplateError as JinjaError
-        from jinja2 import TemplateSyntaxError
-
-        answers = [message["content"] for message in example.messages if message["role"] == "assistant"]
-        if not any(answer.strip() for answer in answers):
-            reason = "every assistant text is empty" if answers else "no assistant turn"
+        if (reason := self._nothing_learned(example)) is not None:
             return SetAside(example.id, example.source, example.row, reason)
         try:
-            if example.prefill is not None:
-                return self._render_with_prefill(example)
-            return self.template.conversation(example)
-        except TemplateSyntaxError as error:
-            raise TemplateError(
-                f"the template {self.template.name} is not valid Jinja: {error.message}, line {error.lineno}"
-            ) from error
-        except JinjaError as error:
-            return SetAside(example.id, example.source, example.row, f"the template refuses it: {error.message}")
+            return self._rendered(example)
+        except ConversationRefused as error:
+            return SetAside(example.id, example.source, example.row, str(error), by_template=True)
 
     def prompt_and_completion(self, example: Example) -> tuple[str, str]:
-        """The text before and after the point where the last assistant turn is learned from."""
-        if example.prefill is not None:
-            text, spans = self._render_with_prefill(example)
-        else:
-            text, spans = self.template.conversation(example)
+        """The text before and after the point where the last learned turn is learned from.
+
+        Raises ConversationRefused where the template can't show it.
+        """
+        text, spans = self._rendered(example)
         start, end = spans[-1]
         return text[:start], text[start:end]
 
     def tokenized(self, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
-        """Token ids of rendered texts, and the characters of each; special tokens that are added have none."""
-        if not texts:
-            return []
-        encoded = self.tokenizer(
-            list(texts),
-            add_special_tokens=self.template.adds_special_tokens,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        return list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+        """Token ids of rendered texts, and the characters of each; special tokens that are added have NOWHERE.
 
-    def _render_with_prefill(self, example: Example) -> tuple[str, list[Span]]:
-        query = self.template.prompt(example.messages[:-1]) + (example.prefill or "")
-        text = query + example.messages[-1]["content"]
+        Raises ConfigError on an id that the model has no embedding of. Only ids that occur count: many tokenizers have
+        a padding token beyond the model's embeddings, which no row holds.
+        """
+        found = [(tokens.ids, tokens.offsets) for tokens in self._tokenization.whole(texts)]
+        self._require_embeddings([ids for ids, _ in found])
+        return found
+
+    def _require_embeddings(self, rows: Sequence[Sequence[int]]) -> None:
+        if self._num_embeddings is None:
+            return
+        largest = max((max(ids) for ids in rows if ids), default=0)
+        if largest >= self._num_embeddings:
+            token = self.tokenizer.convert_ids_to_tokens(largest)
+            raise ConfigError(
+                f"the tokenizer has {len(self.tokenizer)} tokens and the model embeddings of {self._num_embeddings}: "
+                f"the rows hold {token!r}, id {largest}; use the tokenizer and template that the model was trained "
+                "with, or resize its embeddings and save it"
+            )
+
+    def _learned_turns(self, example: Example) -> list[int]:
+        turns = [turn for turn, message in enumerate(example.messages) if message["role"] == "assistant"]
+        if self._supervise == "last":
+            turns = turns[-1:]
+        return [turn for turn in turns if example.messages[turn].get("learned", True)]
+
+    def _nothing_learned(self, example: Example) -> str | None:
+        """Why there is nothing to learn of an example, if so."""
+        if not any(message["role"] == "assistant" for message in example.messages):
+            return "no assistant turn"
+        turns = self._learned_turns(example)
+        if not turns:
+            which = "no assistant turn is" if self._supervise == "all" else "the last assistant turn isn't"
+            return f"{which} to be learned: so it is marked (weight, train), or it stands in the prompt"
+        if not any(said(example.messages[turn]).strip() for turn in turns):
+            return "every assistant text is empty"
+        return None
+
+    def _rendered(self, example: Example) -> tuple[str, list[Span]]:
+        if example.prefill is None:
+            return self.template.conversation(example, self._learned_turns(example))
+        query = self.template.prompt(example.messages[:-1], example.tools) + example.prefill
+        text = query + (example.messages[-1]["content"] or "")
         return text, [(len(query), len(text))]
+
+    def _row(
+        self, example: Example, rendered: tuple[str, list[Span]], tokens: Tokens | None, keep_answers: bool
+    ) -> EncodedRow | SetAside:
+        text, spans = rendered
+        row = self._encoded(example, tokens.ids, tokens.offsets, spans) if tokens else None
+        if row is None and keep_answers:
+            tokens = self._tokenization.around(text, spans[-1], self.max_length)
+        if tokens is None:
+            reason = f"its {len(text):,} characters have no place where they can be cut, and are too many to tokenize"
+            return SetAside(example.id, example.source, example.row, reason)
+        if row is None and keep_answers:
+            row = self._encoded(example, *self._without_beginning(tokens.ids, tokens.offsets, spans[-1]), spans)
+            row = row and replace(row, lost_beginning=True)
+        return row or self._without_answer(example)
 
     def _encoded(self, example: Example, ids: list[int], offsets: list[Span], spans: list[Span]) -> EncodedRow | None:
         """The row without what is too long of its end; None where no answer is left."""
+        self._require_embeddings([ids[: self.max_length]])
         input_ids = np.asarray(ids[: self.max_length], dtype=np.int32)
         supervised = supervised_tokens(offsets[: self.max_length], spans)
         labels = np.where(supervised, input_ids, np.int32(IGNORED)).astype(np.int32)

@@ -13,6 +13,9 @@ IGNORED = -100
 Span = tuple[int, int]
 """Characters [start, end) of a rendered conversation."""
 
+NOWHERE: Span = (-1, -1)
+"""The characters of a special token that the tokenizer adds: it stands for no text."""
+
 
 def answer_window(answer: Span, leading: int, room: int) -> Span:
     """The tokens [first, last) of a row that is too long, which fill `room` together with its leading special tokens.
@@ -26,13 +29,13 @@ def answer_window(answer: Span, leading: int, room: int) -> Span:
 
 def num_leading(offsets: Sequence[Span]) -> int:
     """Special tokens that begin a row: they stay when its beginning is cut."""
-    return next((index for index, (start, end) in enumerate(offsets) if end > start), len(offsets))
+    return next((index for index, span in enumerate(offsets) if span != NOWHERE), len(offsets))
 
 
 def supervised_tokens(offsets: Sequence[Span], spans: Sequence[Span]) -> npt.NDArray[np.bool_]:
-    """Which tokens hold a character of a span: bool [T]. Tokens of no character are never supervised."""
+    """Which tokens hold a character of a span: bool [T]. One of no character counts where it stands."""
     starts, ends = np.asarray(offsets, dtype=np.int64).reshape(-1, 2).T
     supervised = np.zeros(len(starts), dtype=np.bool_)
     for start, end in spans:
-        supervised |= (ends > start) & (starts < end)
-    return supervised & (ends > starts)
+        supervised |= (np.maximum(ends, starts + 1) > start) & (starts < end)
+    return supervised & (starts >= 0)

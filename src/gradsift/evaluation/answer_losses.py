@@ -11,7 +11,7 @@ from torch import nn
 from gradsift.encoding import IGNORED, EncodedRow, pad_rows
 from gradsift.evaluation.batches import Batches, Report
 from gradsift.evaluation.fitting import Fitted
-from gradsift.model import example_losses
+from gradsift.model import example_losses, find_shortcuts
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,11 @@ class AnswerLoss:
 
 def completion_losses(model: nn.Module, rows: Sequence[Fitted], batches: Batches, report: Report) -> list[float]:
     """The sum of each row's loss over its completion's tokens, in nats."""
-    device = next(model.parameters()).device
+    device, shortcuts = next(model.parameters()).device, find_shortcuts(model)
 
     def losses(batch: Sequence[Fitted]) -> list[float]:
         encoded = [_encoded(row) for row in batch]
-        means_B = example_losses(model, pad_rows(encoded).to(device))
+        means_B = example_losses(model, pad_rows(encoded).to(device), shortcuts)
         report(len(batch), sum(row.num_tokens for row in encoded))
         return [float(mean) * row.num_supervised for mean, row in zip(means_B.tolist(), encoded, strict=True)]
 

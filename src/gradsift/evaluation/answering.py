@@ -20,7 +20,7 @@ from gradsift.evaluation.batches import Batches, BatchSize, Report
 from gradsift.evaluation.choices import ChoiceAnswer, Chooser
 from gradsift.evaluation.context import context_length
 from gradsift.evaluation.fitting import Fitted, PromptFitter
-from gradsift.evaluation.generation import GeneratedAnswer, Writer
+from gradsift.evaluation.generation import GeneratedAnswer, Writer, writing_sides
 from gradsift.tasks import Question
 
 MIN_PROMPT = 16
@@ -78,7 +78,8 @@ class Answerer:
             report(len(batch), sum(len(row.input_ids) for row in batch) + sum(answer.num_tokens for answer in answers))
             return answers
 
-        return self._batches.run(prompts, lengths, self._batches.kept_tokens, write)
+        sides = writing_sides(self._model, [len(prompt.input_ids) for prompt in prompts], max_new_tokens)
+        return self._batches.run(prompts, lengths, self._batches.kept_tokens, write, sides)
 
     @torch.no_grad()
     def answer_losses(self, questions: Sequence[Question], num_shots: int, report: Report) -> list[AnswerLoss | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -42,17 +42,29 @@ class Batches:
         lengths: Sequence[int],
         auto_tokens: int,
         function: Callable[[Sequence[Any]], list[Result]],
+        sides: Sequence[Hashable] | None = None,
     ) -> list[Result]:
         """What `function` gives of each item, in their order; `auto_tokens` is one of the two budgets.
 
-        A batch that memory doesn't take is halved. Raises UserError where it doesn't take a single item.
+        Items of different `sides` never share a batch. A batch that memory doesn't take is halved. Raises UserError
+        where it doesn't take a single item.
         """
         tokens, rows = (auto_tokens, MAX_ROWS) if self._size == "auto" else (UNLIMITED, int(self._size))
         results: dict[int, Result] = {}
-        for positions in batches_by_length(lengths, tokens, rows):
-            batch = [items[position] for position in positions]
-            results |= dict(zip(positions, _halved_where_too_large(batch, function), strict=True))
+        for group in _groups(sides or [0] * len(items)):
+            for places in batches_by_length([lengths[position] for position in group], tokens, rows):
+                positions = [group[place] for place in places]
+                batch = [items[position] for position in positions]
+                results |= dict(zip(positions, _halved_where_too_large(batch, function), strict=True))
         return [results[position] for position in range(len(items))]
+
+
+def _groups(sides: Sequence[Hashable]) -> list[list[int]]:
+    """Positions of the items of each side."""
+    groups: dict[Hashable, list[int]] = {}
+    for position, side in enumerate(sides):
+        groups.setdefault(side, []).append(position)
+    return list(groups.values())
 
 
 def _halved_where_too_large(batch: Sequence[Any], run: Callable[[Sequence[Any]], list[Result]]) -> list[Result]:

@@ -15,7 +15,7 @@ from gradsift.evaluation.batches import Batches, Report
 from gradsift.evaluation.fitting import Fitted
 from gradsift.evaluation.generation import plain_cache
 from gradsift.evaluation.shared_prompts import MIN_SHARED, num_shared_tokens, prompt_families
-from gradsift.model import only_positions
+from gradsift.model import only_positions, position_sides
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -78,7 +78,8 @@ class Chooser:
             prompts = [rows[0].prompt_ids for rows in members]
             is_shared = num_shared_tokens(prompts) >= MIN_SHARED
             tokens = self._batches.kept_tokens if is_shared else self._batches.read_tokens
-            found = self._batches.run(members, list(map(len, prompts)), tokens, choose)
+            lengths = list(map(len, prompts))
+            found = self._batches.run(members, lengths, tokens, choose, position_sides(self._model, lengths))
             answers |= dict(zip(positions, found, strict=True))
         return [answers[position] for position in range(len(choices))]
 
@@ -88,7 +89,9 @@ class Chooser:
         What all of the prompts begin with is read once, where it is long enough to be worth it.
         """
         num_shared = num_shared_tokens(prompts) if len(prompts) > 1 else 0
-        cache = self._read(prompts[0][:num_shared], len(prompts)) if num_shared >= MIN_SHARED else None
+        is_alike = len({*position_sides(self._model, [num_shared, *map(len, prompts)])}) == 1
+        is_read = num_shared >= MIN_SHARED and is_alike
+        cache = self._read(prompts[0][:num_shared], len(prompts)) if is_read else None
         start = num_shared if cache else 0
         batch = pad_rows([unsupervised_row(ids[start:]) for ids in prompts]).to(self._device)
         last_BT = torch.zeros_like(batch.input_ids_BT, dtype=torch.bool)

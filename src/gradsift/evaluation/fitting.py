@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gradsift.data import Example, Message
-from gradsift.encoding import Encoder, SetAside, Span, answer_window, num_leading, supervised_tokens
+from gradsift.data import Example, Message, given
+from gradsift.encoding import (
+    NOWHERE,
+    REFUSES,
+    ConversationRefused,
+    Encoder,
+    SetAside,
+    Span,
+    answer_window,
+    num_leading,
+    supervised_tokens,
+)
 from gradsift.errors import DataError
 from gradsift.tasks import Question
 
@@ -75,24 +85,24 @@ class PromptFitter:
         return iter(range(self.wanted_shots(question), -1, -1))
 
     def _prompt_text(self, question: Question, num_shots: int) -> str:
-        from jinja2 import TemplateError as JinjaError
-
         try:
-            return self._encoder.template.prompt(question.messages(num_shots)) + question.prefill
-        except JinjaError as error:
-            raise _refused(question, str(error.message)) from error
+            return self._encoder.template.prompt(question.messages(num_shots), question.tools) + question.prefill
+        except ConversationRefused as error:
+            raise _refused(question, str(error).removeprefix(REFUSES)) from error
 
     def _completed_text(self, question: Question, num_shots: int, completion: str) -> tuple[str, str]:
         """The text before the completion and the completion, with its end mark where there is no prefill.
 
         So it is encoded as in training: a prefilled answer is learned without an end mark, a whole turn with it.
         """
-        answer = Message(role="assistant", content=completion)
+        is_right = question.reply is not None and completion == question.completion
+        answer = question.reply if is_right and question.reply else Message(role="assistant", content=completion)
         example = Example(
             id=question.id,
-            messages=[*question.messages(num_shots), answer],
+            messages=[*given(question.messages(num_shots)), {**answer, "learned": True}],
             source=question.subtask,
             prefill=question.prefill or None,
+            tools=list(question.tools),
         )
         if isinstance(aside := self._encoder.render(example), SetAside):
             raise _refused(question, aside.reason)
@@ -117,7 +127,7 @@ def _row(text: tuple[str, str], tokens: tuple[list[int], list[Span]], num_shots:
 def _completion_tokens(offsets: Sequence[Span], start: int, end: int) -> tuple[int, int]:
     """Tokens [first, last) that hold a character of the completion; special tokens after the text don't count."""
     last = len(offsets)
-    while last and offsets[last - 1][0] == offsets[last - 1][1]:
+    while last and offsets[last - 1] == NOWHERE:
         last -= 1
     positions = supervised_tokens(offsets, [(start, end)]).nonzero()[0]
     return (int(positions[0]), int(positions[-1]) + 1) if len(positions) else (last, last)

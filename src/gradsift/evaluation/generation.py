@@ -7,18 +7,20 @@ between rounds: a few answers that ramble on to the limit don't make the others 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
 
 from gradsift.data import Example
-from gradsift.encoding import Encoder
+from gradsift.encoding import ConversationRefused, Encoder
 from gradsift.evaluation.fitting import Fitted
+from gradsift.model import num_embeddings, position_sides
 
 FIRST_ROUND = 16
 """Tokens of the first round."""
@@ -54,7 +56,7 @@ class Writer:
         self._tokenizer = encoder.tokenizer
         self._end_ids, end_text = end_marks(self._model, encoder)
         self._stops = [text for text in (stop, end_text) if text]
-        self._max_new_tokens = max_new_tokens
+        self._max_new_tokens, self._num_embeddings = max_new_tokens, num_embeddings(self._model)
 
     def write(self, prompts: Sequence[Fitted]) -> list[GeneratedAnswer]:
         """An answer per prompt, in order."""
@@ -107,23 +109,21 @@ class Writer:
 
     @property
     def _pad_id(self) -> int:
-        pad = self._tokenizer.pad_token_id
-        return int(pad) if pad is not None else next(iter(self._end_ids), 0)
+        """Any id that the model has: padding is masked."""
+        known = [self._tokenizer.pad_token_id, *self._end_ids, 0]
+        return next(int(token) for token in known if token is not None and token < self._num_embeddings)
 
     @contextlib.contextmanager
     def _own_settings(self, num_tokens: int) -> Iterator[GenerationConfig]:
-        """Greedy settings; the model's own sampling defaults are put aside, for transformers would mix them in."""
+        """Greedy settings, in place of the model's own."""
         settings = GenerationConfig(
             do_sample=False,
             max_new_tokens=num_tokens,
             eos_token_id=self._end_ids or None,
             pad_token_id=self._pad_id,
         )
-        before, self._model.generation_config = self._model.generation_config, settings
-        try:
+        with _settings_of(self._model, settings):
             yield settings
-        finally:
-            self._model.generation_config = before
 
     def _criteria(self, prompt_length: int) -> StoppingCriteriaList:
         if not self._stops:
@@ -209,6 +209,50 @@ def _drop(batch: _Batch, answers: dict[int, GeneratedAnswer]) -> None:
         batch.cache.batch_select_indices(indices)
 
 
+def writing_sides(model: nn.Module, lengths: Sequence[int], max_new_tokens: int) -> list[Hashable]:
+    """Which prompts of these lengths may be written from together.
+
+    One that stays on a side of the model's positions to its last token may with all others that do; one that crosses
+    over, or is beyond, is written alone. Of a model whose rows see padding on their left, only prompts of one length.
+    """
+    longest = [length + max_new_tokens for length in lengths]
+    (first,) = position_sides(model, [1])
+    sides: list[Hashable] = list(position_sides(model, longest))
+    padded = bears_left_padding(model)
+    return [
+        (0 if padded else length) if side == first else ("alone", place)
+        for place, (length, side) in enumerate(zip(lengths, sides, strict=True))
+    ]
+
+
+@torch.no_grad()
+def bears_left_padding(model: Any) -> bool:
+    """Whether a prompt's next token is the same with padding on its left: not where the model ignores the mask."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    ids_1T = torch.arange(1, 6, device=next(base.parameters()).device)[None]
+    settings = GenerationConfig(do_sample=False, max_new_tokens=1, pad_token_id=0)
+    settings.output_logits = settings.return_dict_in_generate = True
+    found = []
+    for num_padded in (0, 3):
+        input_ids_1T = functional.pad(ids_1T, (num_padded, 0))
+        mask_1T = functional.pad(torch.ones_like(ids_1T), (num_padded, 0))
+        with _settings_of(base, settings):
+            output = base.generate(input_ids=input_ids_1T, attention_mask=mask_1T, generation_config=settings)
+        found.append(output.logits[0].float())
+    difference = (found[1] - found[0]).norm() / found[0].norm()
+    return bool(difference < (1e-3 if next(base.parameters()).dtype == torch.float32 else 5e-2))
+
+
+@contextlib.contextmanager
+def _settings_of(model: Any, settings: GenerationConfig) -> Iterator[None]:
+    """The model's own sampling defaults are put aside, for transformers would mix them in."""
+    before, model.generation_config = model.generation_config, settings
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
 def left_padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """Ids and mask, int64 [B, T]; the rows end together, so that the next token of each comes next."""
     longest = max(map(len, rows))
@@ -229,7 +273,10 @@ def end_marks(model: Any, encoder: Encoder) -> tuple[list[int], str | None]:
     given = getattr(model.generation_config, "eos_token_id", None)
     ids = {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])}
     probe = Example("", [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}], "")
-    mark = encoder.prompt_and_completion(probe)[1].strip().removeprefix("x").strip()
+    try:
+        mark = encoder.prompt_and_completion(probe)[1].strip().removeprefix("x").strip()
+    except ConversationRefused:  # such a template needs other conversations; the tokenizer's end mark it has too
+        mark = ""
     if mark in {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}:
         ids.add(tokenizer.convert_tokens_to_ids(mark))
         mark = ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gradsift.encoding import Encoder
 from gradsift.evaluation.harness import HarnessConfig, run_harness
-from gradsift.machine import atomic_open, file_sha256, fingerprint, read_json, write_json
+from gradsift.machine import atomic_open, file_sha256, fingerprint, finished_facts, renewed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,19 +52,19 @@ def evaluate_with_harness(job: HarnessJob) -> dict[str, Any]:
     """
     path, samples_path = job.folder / HARNESS_FILE, job.folder / HARNESS_SAMPLES_FILE
     inputs = fingerprint([dict(job.inputs), job.encoder.meaning(), job.config.model_dump(), _checksums(job.config)])
-    if path.is_file() and samples_path.is_file() and (finished := read_json(path))["inputs"] == inputs:
+    finished = finished_facts(path, [samples_path], ("results", "inputs"))
+    if finished and finished["inputs"] == inputs:
         logger.info("evaluate: %s is up to date", path)
-        return dict(finished)
+        return finished
     outcome = run_harness(job.model(), job.encoder, job.config, job.batch_size)
-    with atomic_open(samples_path) as file:
+    with renewed(path, samples_path) as facts, atomic_open(samples_path) as file:
         for task, samples in sorted(outcome.samples.items()):
             for sample in samples:
                 file.write(json.dumps({"task": task, **sample}, ensure_ascii=False, default=str).encode() + b"\n")
-    facts = {
-        "results": outcome.results,
-        "settings": job.config.model_dump(),
-        "lm_eval": outcome.version,
-        "inputs": inputs,
-    }
-    write_json(path, facts)
+        facts |= {
+            "results": outcome.results,
+            "settings": job.config.model_dump(),
+            "lm_eval": outcome.version,
+            "inputs": inputs,
+        }
     return facts

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradsift.machine import atomic_open, read_json, table
+from gradsift.machine import atomic_open, read_record, table
 
+KEYS = ("metrics", "metric", "averaged_over", "subtasks", "answer_loss", "counts")
 REPORT_FILE = "report.md"
 HARNESS_PATTERN = "*/*/harness.json"
 
@@ -17,8 +18,10 @@ Metrics = Mapping[str, Any]
 def write_report(folder: Path) -> Path:
     """Write `report.md` into the folder (RUN/evaluation) from all metrics in it; its path."""
     path = folder / REPORT_FILE
-    with atomic_open(path) as file:
-        file.write("\n".join(report_lines(folder)).encode() + b"\n")
+    content = "\n".join(report_lines(folder)).encode() + b"\n"
+    if not path.is_file() or path.read_bytes() != content:
+        with atomic_open(path) as file:
+            file.write(content)
     return path
 
 
@@ -29,7 +32,7 @@ def report_lines(folder: Path) -> list[str]:
     """
     lines = ["# Evaluation", ""]
     for target in sorted(path for path in folder.iterdir() if path.is_dir()):
-        methods = {path.stem: read_json(path) for path in sorted(target.glob("*.json"))}
+        methods = {path.stem: read_record(path, KEYS).facts for path in sorted(target.glob("*.json"))}
         if methods:
             lines += _section(target.name, methods)
     return lines + _harness_lines(folder)
@@ -79,7 +82,7 @@ def _subtask_row(subtask: str, methods: Mapping[str, Metrics]) -> list[str]:
 def _harness_lines(folder: Path) -> list[str]:
     rows = []
     for path in sorted(folder.glob(HARNESS_PATTERN)):
-        for task, metrics in sorted(read_json(path)["results"].items()):
+        for task, metrics in sorted(read_record(path, ("results",)).facts["results"].items()):
             for name, value in sorted(metrics.items()):
                 if isinstance(value, float) and "stderr" not in name:
                     rows.append([path.parent.parent.name, path.parent.name, task, name, f"{value:.4f}"])

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from gradsift.encoding import Encoder
 from gradsift.evaluation.harness import HarnessConfig
 from gradsift.evaluation.predictions import Prediction, summarised
-from gradsift.machine import Progress, atomic_open, fingerprint, read_json, write_json
+from gradsift.machine import Progress, atomic_open, fingerprint, finished_facts, renewed
 from gradsift.tasks import EvaluationProtocol, Question, Scores, TargetConfig, held_out
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 PREDICTIONS_FILE = "predictions.jsonl"
+METRICS_KEYS = ("metrics", "metric", "averaged_over", "subtasks", "answer_loss", "counts", "inputs")
+NEWER: dict[str, Any] = {"tools": (), "reply": None}
+"""Fields of a question that came later, and what they say of one without."""
 REVISION = 1
 """Raised when answers or metrics are made in another way, so that finished evaluations are done again."""
 
@@ -90,14 +93,14 @@ def evaluate_target(job: EvaluationJob) -> dict[str, Any]:
         return finished
     run = _Run(job, protocol)
     predictions = run.predictions(questions)
-    _write_predictions(job.folder / PREDICTIONS_FILE, predictions)
-    metrics = {
-        "target": job.target.name,
-        **summarised(predictions, protocol.averaged_over),
-        "settings": run.settings,
-        "inputs": inputs,
-    }
-    write_json(job.metrics_path, metrics)
+    with renewed(job.metrics_path, job.folder / PREDICTIONS_FILE) as metrics:
+        _write_predictions(job.folder / PREDICTIONS_FILE, predictions)
+        metrics |= {
+            "target": job.target.name,
+            **summarised(predictions, protocol.averaged_over),
+            "settings": run.settings,
+            "inputs": inputs,
+        }
     return metrics
 
 
@@ -132,12 +135,17 @@ def _inputs(job: EvaluationJob, questions: Sequence[Question], protocol: Evaluat
             REVISION,
             dict(job.inputs),
             job.encoder.meaning(),
-            [asdict(question) for question in questions],
+            [_said(question) for question in questions],
             rules,
             job.target.model_dump(include={"task", "metric"}),
             settings,
         ]
     )
+
+
+def _said(question: Question) -> dict[str, Any]:
+    """The question, but for newer fields that are as they were before there were any: evaluations made then stay."""
+    return {name: value for name, value in asdict(question).items() if name not in NEWER or value != NEWER[name]}
 
 
 def _wanted_tokens(job: EvaluationJob) -> int | None:
@@ -151,8 +159,7 @@ def _wanted_shots(job: EvaluationJob) -> int | None:
 
 
 def _finished(job: EvaluationJob) -> dict[str, Any] | None:
-    whole = job.metrics_path.is_file() and (job.folder / PREDICTIONS_FILE).is_file()
-    return read_json(job.metrics_path) if whole else None
+    return finished_facts(job.metrics_path, [job.folder / PREDICTIONS_FILE], METRICS_KEYS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from gradsift.features.gradient_features import FeatureMaker
 from gradsift.features.meaning import origin_meaning, rows_meaning, unprojected
 from gradsift.features.origins import Origin, SoleOrigin
 from gradsift.features.settings import FeaturesConfig
-from gradsift.features.tasks import StoreTask, Unit, store_writer
+from gradsift.features.work import StoreTask, Unit, store_writer
 from gradsift.features.worker import FeatureWorker
 
 __all__ = [

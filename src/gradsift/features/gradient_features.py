@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradsift.encoding import Batch
 from gradsift.gradients import AdamForm, AdamTerms, PerExampleGradients, Projector, adam_feature
+from gradsift.model import alike_parts
 
 PIECE_FLOATS = 1 << 20
 """Numbers of a block that go through Γ and the projector together on a CPU: 4 MB, near what its caches hold."""
@@ -27,6 +28,12 @@ class FeatureMaker:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Features of the batch, float32 [B, K]."""
+        features_BK = torch.zeros(len(batch.input_ids_BT), self.projector.dim, device=batch.input_ids_BT.device)
+        for rows, part in alike_parts(self.gradients.model, batch):
+            features_BK[rows] = self._of_alike_rows(part)
+        return features_BK
+
+    def _of_alike_rows(self, batch: Batch) -> Tensor:
         features_BK = torch.zeros(len(batch.input_ids_BT), self.projector.dim, device=batch.input_ids_BT.device)
 
         def consume(name: str, gradients_BOI: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,18 +10,26 @@ import torch
 from torch import Tensor
 
 from gradsift.baselines import REPRESENTATIONS, Base
-from gradsift.encoding import Batch
+from gradsift.encoding import Batch, EncodedRow
 from gradsift.features.gradient_features import FeatureMaker
 from gradsift.features.origins import Origin
-from gradsift.gradients import AdamForm, AdamTerms, PerExampleGradients, ProjectionConfig, adam_terms, build_projector
+from gradsift.gradients import (
+    AdamForm,
+    AdamTerms,
+    PerExampleGradients,
+    ProjectionConfig,
+    adam_terms,
+    build_projector,
+    probe_gradients,
+)
 from gradsift.model import (
     Checkpoint,
     ModelConfig,
-    add_saved_lora,
+    alike_parts,
+    find_shortcuts,
     load_adapter,
-    load_base_model,
     load_finetuned,
-    plain_head,
+    lora_at,
     read_moments,
 )
 
@@ -53,7 +61,10 @@ class RepresentationMaker:
     def __call__(self, batch: Batch) -> Tensor:
         """Float32 [B, K]."""
         with torch.no_grad():
-            return REPRESENTATIONS[self.kind].represent(self.base, batch)
+            parts = alike_parts(self.base.model, batch)
+            features = [REPRESENTATIONS[self.kind].represent(self.base, part) for _, part in parts]
+        order = torch.tensor([row for rows, _ in parts for row in rows], device=features[0].device).argsort()
+        return torch.cat(features)[order]
 
 
 @dataclass
@@ -66,6 +77,7 @@ class Makers:
     device: torch.device
     _checkpoint: LoadedCheckpoint | None = field(default=None, init=False)
     _base: Base | None = field(default=None, init=False)
+    _is_probed: bool = field(default=False, init=False)
 
     def maker(self, origin: Origin, form: AdamForm) -> Maker:
         """What makes a store's features; `form` is of a checkpoint's gradients alone."""
@@ -73,10 +85,16 @@ class Makers:
             return self._gradients(self._at(origin), form)
         return self._representation(origin.name)
 
+    def probe_once(self, rows: Sequence[EncodedRow]) -> None:
+        """Raise ConfigError where the loaded adapter's gradients can't be had: before the first shard is made."""
+        if self._checkpoint is not None and not self._is_probed:
+            probe_gradients(self._checkpoint.gradients, rows)
+            self._is_probed = True
+
     def _representation(self, kind: str) -> Maker:
         if self._base is None:
             model = load_finetuned(self.model, None, self.device)
-            self._base = Base(model, plain_head(model))
+            self._base = Base(model, find_shortcuts(model))
         return RepresentationMaker(kind, self._base)
 
     def _gradients(self, loaded: LoadedCheckpoint, form: AdamForm) -> Maker:
@@ -85,19 +103,22 @@ class Makers:
         return FeatureMaker(loaded.gradients, form, terms, projector)
 
     def _at(self, checkpoint: Checkpoint) -> LoadedCheckpoint:
-        """The model with that checkpoint's adapter; the base is loaded once."""
+        """The model with that checkpoint's adapter; the base is loaded once for adapters of the same config."""
         if self._checkpoint is not None and self._checkpoint.checkpoint == checkpoint:
             return self._checkpoint
-        if self._checkpoint is None:
-            base = load_base_model(self.model, self.device)
-            model = add_saved_lora(base, checkpoint.path).to(self.device)
-            gradients = PerExampleGradients(model)
-        else:
-            gradients = self._checkpoint.gradients
-            self._checkpoint.terms.clear()  # never two checkpoints' moments at once
-        load_adapter(gradients.model, checkpoint, gradients.shapes)
+        gradients = self._gradients_at(checkpoint)
         self._checkpoint = LoadedCheckpoint(checkpoint, gradients, self._terms(checkpoint, gradients.shapes))
         return self._checkpoint
+
+    def _gradients_at(self, checkpoint: Checkpoint) -> PerExampleGradients:
+        before, self._checkpoint = self._checkpoint, None  # never two models at once, nor two checkpoints' moments
+        if before is not None and before.checkpoint.adapter == checkpoint.adapter:
+            before.terms.clear()
+            load_adapter(before.gradients.model, checkpoint, before.gradients.shapes)
+            return before.gradients
+        del before
+        self._is_probed = False
+        return PerExampleGradients(lora_at(self.model, checkpoint, self.device))
 
     def _terms(self, checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, AdamTerms]:
         if self.adam not in ("reference", "adamw"):

@@ -43,6 +43,7 @@ def _gradients_meaning(checkpoint: Checkpoint, config: ProjectionConfig) -> dict
     if config.kind == "identity":
         projection |= {"dim": sum(rows * columns for rows, columns in shapes.values()), "seed": 0}
     return {
+        **({} if checkpoint.is_dated else {"adapter": checkpoint.adapter}),
         "checkpoint": checkpoint.fingerprint(),
         "parameters": {name: list(shape) for name, shape in shapes.items()},
         "projection": projection,

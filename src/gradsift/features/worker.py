@@ -12,7 +12,7 @@ from gradsift.errors import UserError
 from gradsift.executors import Report
 from gradsift.features.makers import Maker, Makers
 from gradsift.features.settings import FeaturesConfig
-from gradsift.features.tasks import Unit, store_writer
+from gradsift.features.work import Unit, store_writer
 from gradsift.machine import peak_share, pick_device
 from gradsift.model import ModelConfig
 from gradsift.store import StoreWriter
@@ -36,6 +36,7 @@ class FeatureWorker:
             self._corpora[task.folder] = Corpus(task.corpus)
         rows = self._corpora[task.folder].rows(unit.start, unit.stop)
         maker = self._makers.maker(task.origin, task.meaning.get("gradient", "sgd"))
+        self._makers.probe_once(rows)
         features_RK = torch.empty(unit.num_rows, task.dim, device=self._device)
         self._fill(features_RK, rows, maker, report)
         self._writers[task.folder].write(unit.shard, features_RK)

@@ -19,6 +19,8 @@ Consume = Callable[[str, Tensor], None]
 class LoraLayer:
     """A linear layer with an adapter: y = base(x) + scaling · (x Aᵀ) Bᵀ."""
 
+    path: str
+    """The module's name in the model."""
     module: nn.Module
     """PEFT's; its base layer may be quantised."""
     first: tuple[str, nn.Linear]
@@ -155,7 +157,7 @@ def lora_layers(model: nn.Module) -> list[LoraLayer]:
         if second not in linears or not _is_plain(modules[place], adapter):
             raise ConfigError(f"{place}: its adapter is not plain LoRA on one linear layer; leave it out")
         scaling = float(modules[place].scaling[adapter])
-        layers.append(LoraLayer(modules[place], (name, linear), (second, linears[second]), scaling))
+        layers.append(LoraLayer(place, modules[place], (name, linear), (second, linears[second]), scaling))
     if 2 * len(layers) != len(linears):
         raise ConfigError("some LoRA matrices train and their counterparts don't: train both")
     return layers

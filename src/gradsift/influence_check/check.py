@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from gradsift.encoding import Corpus
 from gradsift.errors import ConfigError, UserError, nearest
@@ -32,9 +34,10 @@ from gradsift.influence_check.experiments import (
 )
 from gradsift.influence_check.predictions import FORMS
 from gradsift.influence_check.steps import StepSettings
-from gradsift.machine import RunFolder, atomic_path, fingerprint, free_memory
-from gradsift.model import Checkpoint, ModelConfig
+from gradsift.machine import RunFolder, atomic_path, damaged, fingerprint, free_memory
+from gradsift.model import Checkpoint, ModelConfig, model_fingerprint
 from gradsift.selection import ScoreConfig
+from gradsift.store import checksum
 
 logger = logging.getLogger(__name__)
 
@@ -194,23 +197,33 @@ class InfluenceCheck:
 
     def _is_done(self, part: Part, sample: TargetSample) -> bool:
         path = self.file(part, sample.name)
-        return path.is_file() and read_figures(path).facts["inputs"] == self._inputs(part, sample)
+        if not path.is_file():
+            return False
+        facts = read_figures(path).facts
+        same_base = facts.get("base_model") in (None, self._base_model)  # files made before it was kept have none
+        return facts["inputs"] == self._inputs(part, sample) and same_base
+
+    @cached_property
+    def _base_model(self) -> str:
+        return model_fingerprint(self.model)
 
     def _write(self, part: Part, sample: TargetSample, figures: Figures) -> None:
         from safetensors.torch import save_file
 
+        tensors = {name: tensor.contiguous() for name, tensor in figures.tensors.items()}
         facts = {
             **figures.facts,
             "inputs": self._inputs(part, sample),
+            "base_model": self._base_model,
             "learning_rate": self._step_settings(part.checkpoint).learning_rate,
             "subtasks": sample.subtasks,
             "counts": sample.counts,
             "num_target_rows": sample.num_rows,
             "target_tokens": sum(row.num_tokens for row in sample.rows),
         }
+        text = json.dumps(facts)
         with atomic_path(self.file(part, sample.name)) as path:
-            tensors = {name: tensor.contiguous() for name, tensor in figures.tensors.items()}
-            save_file(tensors, path, metadata={"facts": json.dumps(facts)})
+            save_file(tensors, path, metadata={"facts": text, "checksum": _checksum(tensors, text)})
 
     def _require_memory(self, bench: Bench, samples: Sequence[TargetSample]) -> None:
         num_subtasks = sum(len(sample.subtasks) for sample in samples)
@@ -224,12 +237,26 @@ class InfluenceCheck:
 
 
 def read_figures(path: Path) -> Figures:
-    """Figures as they were written."""
-    from safetensors import safe_open
+    """Figures as they were written. Raises RunFolderError where they aren't."""
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return Figures(tensors, json.loads(file.metadata()["facts"]))
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        facts = json.loads(metadata["facts"])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise damaged(path, f"can't be read: {error}") from error
+    if metadata.get("checksum") not in (None, _checksum(tensors, metadata["facts"])):
+        raise damaged(path, "differs from its checksum")
+    if not isinstance(facts, dict) or not facts.keys() >= {"inputs", "learning_rate", "subtasks", "counts"}:
+        raise damaged(path, "lacks what its figures come from")
+    return Figures(tensors, facts)
+
+
+def _checksum(tensors: Mapping[str, Tensor], facts: str) -> str:
+    """Fingerprint of figures and what is said of them: they are one file, which vouches for itself."""
+    return fingerprint([facts, {name: checksum(tensor) for name, tensor in tensors.items()}])
 
 
 def target_sample(run: RunFolder, name: str, config: CheckConfig) -> TargetSample:

@@ -30,10 +30,9 @@ from gradsift.machine import Progress, RunFolder, pick_device
 from gradsift.model import (
     Checkpoint,
     ModelConfig,
-    add_saved_lora,
     example_losses,
     load_adapter,
-    load_base_model,
+    lora_at,
     read_moments,
 )
 
@@ -97,16 +96,26 @@ class Bench:
     def __init__(self, run: RunFolder, model: ModelConfig, checkpoint: Checkpoint) -> None:
         self.pool = Corpus(run.pool)
         self.device = pick_device()
-        base = load_base_model(model, self.device)
-        self.gradients = PerExampleGradients(add_saved_lora(base, checkpoint.path).to(self.device))
+        self.model = model
+        self._stand_at(checkpoint)
+        self._batches: dict[str, list[tuple[list[int], Batch]]] = {}
+
+    def _stand_at(self, checkpoint: Checkpoint) -> None:
+        """Load the base anew, with that checkpoint's adapter."""
+        self.gradients = PerExampleGradients(lora_at(self.model, checkpoint, self.device))
+        self.adapter = checkpoint.adapter
         self.shapes = self.gradients.shapes
         self.size = sum(torch.Size(shape).numel() for shape in self.shapes.values())
         self.rows_at_once = max(1, FLOATS_AT_ONCE // self.size)
-        self._batches: dict[str, list[tuple[list[int], Batch]]] = {}
 
     def load(self, checkpoint: Checkpoint, settings: StepSettings) -> None:
         """Stand at that checkpoint."""
-        load_adapter(self.gradients.model, checkpoint, self.shapes)
+        if checkpoint.adapter == self.adapter:
+            load_adapter(self.gradients.model, checkpoint, self.shapes)
+        else:
+            del self.gradients  # never two models at once
+            self._stand_at(checkpoint)
+            self._batches.clear()
         moments, adam = read_moments(checkpoint, self.shapes)
         parameters = dict(self.gradients.model.named_parameters())
         on_device = {name: moments[name].to(self.device) for name in self.shapes}

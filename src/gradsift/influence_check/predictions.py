@@ -21,7 +21,7 @@ from gradsift.gradients import (
     adam_terms,
     build_projector,
 )
-from gradsift.model import AdamSettings, Moments
+from gradsift.model import AdamSettings, Moments, alike_parts
 
 FORMS: tuple[AdamForm, ...] = ("reference", "adamw", "sgd", "sign")
 WITHOUT_MOMENTUM = "-without-momentum"
@@ -35,8 +35,16 @@ def flat_gradients(gradients: PerExampleGradients, batch: Batch) -> tuple[Tensor
     """Whole gradients of the batch, float32 [B, P] in the model's order, and its losses [B]."""
     projector = build_projector(ProjectionConfig(kind="identity"), gradients.shapes)
     rows_BP = torch.zeros(len(batch.input_ids_BT), projector.dim, device=batch.input_ids_BT.device)
-    losses_B = gradients(batch, lambda name, block_BOI: projector.add(rows_BP, block_BOI, name))
+    losses_B = rows_BP.new_zeros(len(rows_BP))
+    for rows, part in alike_parts(gradients.model, batch):
+        losses_B[rows], rows_BP[rows] = _alike_gradients(gradients, part, projector)
     return rows_BP, losses_B
+
+
+def _alike_gradients(gradients: PerExampleGradients, batch: Batch, projector: Projector) -> tuple[Tensor, Tensor]:
+    rows_BP = torch.zeros(len(batch.input_ids_BT), projector.dim, device=batch.input_ids_BT.device)
+    losses_B = gradients(batch, lambda name, block_BOI: projector.add(rows_BP, block_BOI, name))
+    return losses_B, rows_BP
 
 
 def direction(name: str, gradients_BP: Tensor, moments: Moments, adam: AdamSettings) -> Tensor:

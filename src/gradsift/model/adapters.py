@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from gradsift.errors import CheckpointError, ConfigError
+from gradsift.machine import free_memory
+from gradsift.model.adapter_files import ADAPTER_CONFIG, read_adapter_config
+from gradsift.model.checkpoints import Checkpoint, load_adapter
+from gradsift.model.loading import ModelConfig, load_base_model
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 ATTENTION_PATTERN = re.compile(r"(^|\.)[^.]*att(n|ention)[^.]*(\.|$)")
@@ -37,6 +42,7 @@ def add_lora(base: nn.Module, config: LoraConfig) -> nn.Module:
     import peft
 
     targets = attention_projections(base) if config.target_modules == "auto" else config.target_modules
+    _require_memory(base, config.r)
     return _wrapped(
         base,
         peft.LoraConfig(
@@ -48,6 +54,19 @@ def add_lora(base: nn.Module, config: LoraConfig) -> nn.Module:
         ),
         ConfigError,
     )
+
+
+def _require_memory(base: nn.Module, rank: int) -> None:
+    """Raise ConfigError where not even the adapter of the smallest linear fits into memory."""
+    from torch import nn
+
+    smallest = min((sum(m.weight.shape) for m in base.modules() if isinstance(m, nn.Linear)), default=0)
+    needed, free = 4 * rank * smallest, free_memory(next(base.parameters()).device)
+    if needed > free:
+        raise ConfigError(
+            f"lora.r: {rank} takes {needed / 1e9:.0f} GB or more for the matrices of one linear, {free / 1e9:.1f} GB "
+            "are free: lower it"
+        )
 
 
 def attention_projections(base: nn.Module) -> list[str]:
@@ -69,16 +88,25 @@ def attention_projections(base: nn.Module) -> list[str]:
     return sorted({".".join(part[-2:]) if part[-1] in elsewhere else part[-1] for part in parts})
 
 
+def lora_at(config: ModelConfig, checkpoint: Checkpoint, device: torch.device) -> nn.Module:
+    """The base with that checkpoint's adapter, as its own config describes it: the model that PEFT would load."""
+    model = add_saved_lora(load_base_model(config, device), checkpoint.path).to(device)
+    trained = {name: tuple(weight.shape) for name, weight in model.named_parameters() if weight.requires_grad}
+    load_adapter(model, checkpoint, trained)
+    return model
+
+
 def add_saved_lora(base: nn.Module, folder: Path) -> nn.Module:
     """The base with an adapter of the shape that the checkpoint's adapter_config.json describes, weights unset."""
     import peft
 
+    read_adapter_config(folder)
     try:
         config = peft.PeftConfig.from_pretrained(str(folder))
-    except (ValueError, TypeError, OSError) as error:
-        raise CheckpointError(f"{folder}: adapter_config.json can't be read: {error}") from error
+    except (ValueError, TypeError, OSError, KeyError) as error:
+        raise CheckpointError(f"{folder / ADAPTER_CONFIG}: PEFT can't read it: {error}") from error
     config.inference_mode = False
-    return _wrapped(base, config, CheckpointError, f"{folder}: ")
+    return _wrapped(base, config, CheckpointError, f"{folder / ADAPTER_CONFIG}: ")
 
 
 def _wrapped(
@@ -88,17 +116,20 @@ def _wrapped(
 
     config.base_model_name_or_path = getattr(base, "name_or_path", None)
     try:
-        with old_names_in_peft():
+        with quiet_peft():
             model: nn.Module = peft.get_peft_model(base, config)
-    except (ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, re.error) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
         raise error_class(f"{place}the adapter doesn't fit the model: {reason}") from error
     return model
 
 
 @contextlib.contextmanager
-def old_names_in_peft() -> Iterator[None]:
-    """PEFT 0.21 asks transformers 5.2x for a name that it has since renamed."""
+def quiet_peft() -> Iterator[None]:
+    """Without what PEFT says of no concern: of a name that transformers 5.2x has changed; that the base which an
+    adapter names has no config.json, being an adapter itself that was merged.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        warnings.filterwarnings("ignore", "Could not find a config file in", UserWarning)
         yield

@@ -1,23 +1,34 @@
 """LoRA checkpoints of the warmup: the adapter, the Adam moments by parameter name, step and learning rate.
 
-Reads our own folders and those that a plain Hugging Face Trainer (TRL, LLaMA-Factory, axolotl) has saved, whose
-`optimizer.pt` numbers its parameters: they are mapped through the parameter groups and every shape is checked.
+Reads our own folders and those that a plain Hugging Face Trainer (TRL, LLaMA-Factory, axolotl) has saved.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-import pickle
-import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradsift.errors import CheckpointError
-from gradsift.machine import file_sha256, fingerprint, read_json, write_json
+from gradsift.machine import file_sha256, fingerprint, write_json
+from gradsift.model.adapter_files import (
+    ADAPTER_CONFIG,
+    LORA_WEIGHT,
+    adapter_file,
+    adapter_meaning,
+    lora_shapes,
+    read_adapter_config,
+    read_tensors,
+    require_numbers,
+    require_shape,
+)
+from gradsift.model.facts import OwnFacts, TrainerLog, TrainerStep, checked, read_facts, read_object
 from gradsift.model.moments import AdamSettings, Moments
+from gradsift.model.optimizers import neutral, read_optimizer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,10 +36,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_JSON = "checkpoint.json"
 MOMENTS_FILE = "moments.safetensors"
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 OPTIMIZER_FILES = ("optimizer.pt", "optimizer.bin")
-NO_DECAY_PATTERN = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
-"""Names that the Hugging Face Trainer puts in its second parameter group (Trainer.get_decay_parameter_names)."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,8 @@ class Checkpoint:
     step: int
     learning_rate: float
     """Mean learning rate of the epoch that ends here: η̄ of METHOD section 2."""
+    is_dated: bool = False
+    """Of a warmup from before an adapter's config had its place in the meaning of features: theirs is without it."""
 
     @property
     def name(self) -> str:
@@ -48,7 +58,7 @@ class Checkpoint:
     @property
     def adapter_file(self) -> Path:
         """The adapter's weights."""
-        return _first_file(self.path, ADAPTER_FILES, "an adapter")
+        return adapter_file(self.path)
 
     @property
     def moments_file(self) -> Path | None:
@@ -56,39 +66,67 @@ class Checkpoint:
         names = (MOMENTS_FILE, *OPTIMIZER_FILES)
         return next((self.path / name for name in names if (self.path / name).is_file()), None)
 
+    @property
+    def adapter(self) -> dict[str, Any]:
+        """What of the adapter's config its gradients depend on; of plain LoRA, else it is refused."""
+        return adapter_meaning(read_adapter_config(self.path))
+
     def fingerprint(self) -> str:
-        """Identifies adapter and moments by their content."""
+        """Identifies the checkpoint by all that features depend on: adapter, its config, moments, Adam's settings."""
         files = [self.adapter_file] + ([self.moments_file] if self.moments_file else [])
-        return fingerprint([file_sha256(path) for path in files])
+        parts: list[Any] = [content_sha256(path) for path in files]
+        if not self.is_dated:
+            parts += [self.adapter, self._own_adam()]
+        return fingerprint(parts)
+
+    def _own_adam(self) -> dict[str, Any] | None:
+        """Adam's step, betas and epsilon where they stand in a file of their own; the Trainer's are in its state."""
+        path = self.path / CHECKPOINT_JSON
+        if not path.is_file():
+            return None
+        return read_facts(path, OwnFacts).model_dump(mode="json", exclude={"learning_rate"})
+
+
+def content_sha256(path: Path) -> str:
+    """SHA-256 of a file, computed once a process for a file that hasn't changed since."""
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _sha256(path: Path, size: int, modified: int) -> str:
+    return file_sha256(path)
 
 
 def load_checkpoint(path: Path, learning_rate: float | None = None) -> Checkpoint:
-    """The checkpoint in that folder; `learning_rate` overrides what its files say.
+    """The checkpoint in that folder, its files checked; `learning_rate` overrides what they say.
 
     Raises CheckpointError where the folder is no LoRA checkpoint or doesn't say its learning rate.
     """
     if not path.is_dir():
         raise CheckpointError(f"{path}: there is no such checkpoint folder")
-    if not (path / "adapter_config.json").is_file():
+    if not (path / ADAPTER_CONFIG).is_file():
         raise CheckpointError(f"{path}: no adapter_config.json: gradsift needs LoRA checkpoints in PEFT's format")
+    lora_shapes(path, read_adapter_config(path))
     if (path / CHECKPOINT_JSON).is_file():
-        facts = read_json(path / CHECKPOINT_JSON)
-        return Checkpoint(path, facts["step"], learning_rate or facts["learning_rate"])
+        facts = read_facts(path / CHECKPOINT_JSON, OwnFacts)
+        return Checkpoint(path, facts.step, facts.learning_rate if learning_rate is None else learning_rate)
     state_file = path / "trainer_state.json"
     if not state_file.is_file():
         raise CheckpointError(f"{path}: no trainer_state.json: give a checkpoint-<step> folder of the Trainer")
-    state = read_json(state_file)
-    return Checkpoint(path, int(state["global_step"]), learning_rate or mean_learning_rate(path, state))
+    state = read_object(state_file)
+    step = checked(state_file, state, TrainerStep).global_step
+    return Checkpoint(path, step, learning_rate or mean_learning_rate(path, state))
 
 
 def mean_learning_rate(path: Path, state: Mapping[str, Any]) -> float:
     """Mean of the learning rates logged in the epoch that ends at the checkpoint."""
-    end = float(state["epoch"])
-    start = math.ceil(end - 1e-6) - 1
+    log = checked(path / "trainer_state.json", dict(state), TrainerLog)
+    start = math.ceil(log.epoch - 1e-6) - 1
     rates = [
-        float(entry["learning_rate"])
-        for entry in state["log_history"]
-        if "learning_rate" in entry and start < float(entry["epoch"]) <= end + 1e-6
+        entry.learning_rate
+        for entry in log.log_history
+        if entry.learning_rate is not None and entry.epoch is not None and start < entry.epoch <= log.epoch + 1e-6
     ]
     if not rates:
         raise CheckpointError(
@@ -100,37 +138,49 @@ def mean_learning_rate(path: Path, state: Mapping[str, Any]) -> float:
 
 def adapter_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     """Shapes of the adapter's matrices by the model's parameter names, in no particular order."""
-    from safetensors import SafetensorError, safe_open
-
-    path = checkpoint.adapter_file
-    if path.suffix != ".safetensors":
-        shapes = {name: tuple(tensor.shape) for name, tensor in _read_tensors(path).items()}
-    else:
-        try:
-            with safe_open(path, framework="pt") as file:
-                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise CheckpointError(f"{path}: is damaged: {error}") from error
-    return {re.sub(r"\.(lora_[AB])\.weight$", r".\1.default.weight", name): shapes[name] for name in sorted(shapes)}
+    found = lora_shapes(checkpoint.path, read_adapter_config(checkpoint.path))
+    return {LORA_WEIGHT.sub(r".\1.default.weight", name): shape for name, shape in found.items()}
 
 
 def load_adapter(model: nn.Module, checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Copy the adapter's matrices into the model's, checking every name and shape."""
+    """Copy the adapter's matrices into the model's, checking every name, shape and value.
+
+    Other tensors that were saved with it must be the base's own, as it stands.
+    """
     import torch
 
-    tensors = _read_tensors(checkpoint.adapter_file)
-    saved = {_neutral(name): tensor for name, tensor in tensors.items()}
+    path = checkpoint.adapter_file
+    saved = {neutral(name): tensor for name, tensor in read_tensors(path).items()}
     parameters = dict(model.named_parameters())
-    unknown = saved.keys() - {_neutral(name) for name in shapes}
-    if unknown:
-        raise CheckpointError(f"{checkpoint.adapter_file}: {min(unknown)} is not a LoRA matrix of the model")
+    for name in sorted(saved.keys() - {neutral(name) for name in shapes}):
+        _require_the_bases(model, path, name, saved[name])
     for name, shape in shapes.items():
-        tensor = saved.get(_neutral(name))
+        tensor = saved.get(neutral(name))
         if tensor is None:
-            raise CheckpointError(f"{checkpoint.adapter_file}: lacks {name}")
-        _check_shape(checkpoint.adapter_file, name, tensor.shape, shape)
+            raise CheckpointError(f"{path}: lacks {name}")
+        if name not in parameters:
+            raise CheckpointError(f"{path}: {name} is not a LoRA matrix of the model")
+        require_shape(path, name, tensor.shape, shape)
+        require_numbers(path, name, tensor)
         with torch.no_grad():
             parameters[name].copy_(tensor)
+
+
+def _require_the_bases(model: nn.Module, path: Path, name: str, tensor: Tensor) -> None:
+    """Raise where a tensor beside the adapter isn't the base's: PEFT saves a resized embedding, and would load it."""
+    try:
+        own = model.get_parameter(name)
+    except AttributeError as error:
+        raise CheckpointError(f"{path}: {name} is not a LoRA matrix of the model") from error
+    remedy = f"put the saved {name} into the base, save it, and name it in model.name_or_path"
+    if own.shape != tensor.shape:
+        raise CheckpointError(
+            f"{path}: holds {name} of shape {list(tensor.shape)}, the base's has {list(own.shape)}: it was resized "
+            f"before the training; resize_token_embeddings({tensor.shape[0]}), {remedy}"
+        )
+    coarser = min(own.dtype, tensor.dtype, key=lambda dtype: dtype.itemsize)
+    if not tensor.to(coarser).equal(own.detach().cpu().to(coarser)):
+        raise CheckpointError(f"{path}: holds {name} with other values than the base's: {remedy}")
 
 
 def read_moments(
@@ -148,108 +198,24 @@ def read_moments(
         )
     if path.name == MOMENTS_FILE:
         return _read_own_moments(checkpoint, path, shapes)
-    return _read_optimizer(path, shapes)
+    return read_optimizer(path, shapes)
 
 
 def _read_own_moments(
     checkpoint: Checkpoint, path: Path, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, Moments], AdamSettings]:
-    facts = read_json(checkpoint.path / CHECKPOINT_JSON)
-    tensors = _read_tensors(path)
+    facts = read_facts(checkpoint.path / CHECKPOINT_JSON, OwnFacts)
+    tensors = read_tensors(path)
     moments: dict[str, Moments] = {}
     for name, shape in shapes.items():
-        if f"{name}.exp_avg" not in tensors:
+        keys = (f"{name}.exp_avg", f"{name}.exp_avg_sq")
+        if not {*keys} <= tensors.keys():
             raise CheckpointError(f"{path}: lacks the moments of {name}")
-        moments[name] = Moments(tensors[f"{name}.exp_avg"], tensors[f"{name}.exp_avg_sq"])
-        _check_shape(path, name, moments[name].first_OI.shape, shape)
-    return moments, AdamSettings(facts["step"], tuple(facts["betas"]), facts["eps"])
-
-
-def _read_optimizer(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Moments], AdamSettings]:
-    state = _load_pickled_tensors(path)
-    if not isinstance(state, Mapping) or not {"state", "param_groups"} <= state.keys():
-        raise CheckpointError(f"{path}: is not the state of a torch optimizer")
-    if not state["state"]:
-        raise CheckpointError(
-            f"{path}: its state is empty (DeepSpeed and FSDP keep it elsewhere); consolidate it first"
-        )
-    keys = _keys_by_name(path, state, shapes)
-    moments: dict[str, Moments] = {}
-    for name, shape in shapes.items():
-        entry = state["state"].get(keys[name])
-        if entry is None or not {"exp_avg", "exp_avg_sq", "step"} <= entry.keys():
-            held = "nothing" if entry is None else ", ".join(sorted(map(str, entry)))
-            raise CheckpointError(
-                f"{path}: holds {held} for {name}, not exp_avg, exp_avg_sq and step: was it trained with AdamW?"
-            )
-        _check_shape(path, name, entry["exp_avg"].shape, shape)
-        moments[name] = Moments(entry["exp_avg"].float(), entry["exp_avg_sq"].float())
-    group = state["param_groups"][0]
-    step = int(state["state"][keys[next(iter(shapes))]]["step"])
-    return moments, AdamSettings(step, tuple(group["betas"]), float(group["eps"]))
-
-
-def _keys_by_name(path: Path, state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """The optimizer's key of every parameter: by name where it has names (FSDP), else by its place in the groups."""
-    names = list(shapes)
-    if all(isinstance(key, str) for key in state["state"]):
-        by_neutral = {_neutral(key): key for key in state["state"]}
-        return {name: by_neutral.get(_neutral(name)) for name in names}
-    decayed = [name for name in names if not NO_DECAY_PATTERN.search(name)]
-    ordered = decayed + [name for name in names if NO_DECAY_PATTERN.search(name)]
-    groups: Sequence[Mapping[str, Any]] = state["param_groups"]
-    sizes = [len(group["params"]) for group in groups if group["params"]]
-    if sum(sizes) != len(names) or len(sizes) > 2 or (len(sizes) == 2 and sizes[0] != len(decayed)):
-        raise CheckpointError(
-            f"{path}: groups of {', '.join(map(str, sizes))} parameters don't fit the adapter's "
-            f"{len(names)} LoRA matrices: other parameters were trained too, or in other groups"
-        )
-    keys = [key for group in groups for key in group["params"]]
-    return dict(zip(ordered, keys, strict=True))
-
-
-def _neutral(name: str) -> str:
-    """A parameter's name without what wrappers and adapter names put in."""
-    for part in ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod."):
-        name = name.replace(part, "")
-    name = name.removeprefix("module.")
-    return re.sub(r"\.(lora_[AB])\.[^.]+\.weight$", r".\1.weight", name)
-
-
-def _check_shape(path: Path, name: str, found: Sequence[int], wanted: Sequence[int]) -> None:
-    if tuple(found) != tuple(wanted):
-        raise CheckpointError(f"{path}: {name} has shape {list(found)}, the model's has {list(wanted)}")
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if path.suffix != ".safetensors":
-        tensors: dict[str, Tensor] = _load_pickled_tensors(path)
-        return tensors
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path))
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: is damaged: {error}") from error
-
-
-def _load_pickled_tensors(path: Path) -> Any:
-    import torch
-
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: holds more than tensors and numbers, and is not loaded") from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: can't be read: {str(error).splitlines()[0]}") from error
-
-
-def _first_file(folder: Path, names: Sequence[str], what: str) -> Path:
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise CheckpointError(f"{folder}: no {what} there ({' or '.join(names)})")
+        for key in keys:
+            require_shape(path, key, tensors[key].shape, shape)
+            require_numbers(path, key, tensors[key], negative=key == keys[0])
+        moments[name] = Moments(*(tensors[key].float() for key in keys))
+    return moments, AdamSettings(facts.step, facts.betas, facts.eps)
 
 
 def import_checkpoint(saved: Path, destination: Path, shapes: Mapping[str, tuple[int, ...]]) -> Checkpoint:
@@ -261,7 +227,7 @@ def import_checkpoint(saved: Path, destination: Path, shapes: Mapping[str, tuple
     temporary = destination.with_name(f".{destination.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for name in ("adapter_config.json", checkpoint.adapter_file.name):
+    for name in (ADAPTER_CONFIG, checkpoint.adapter_file.name):
         shutil.copyfile(saved / name, temporary / name)
     tensors = {f"{name}.exp_avg": pair.first_OI.contiguous() for name, pair in moments.items()}
     tensors |= {f"{name}.exp_avg_sq": pair.second_OI.contiguous() for name, pair in moments.items()}

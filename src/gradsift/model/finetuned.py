@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradsift.model.adapters import old_names_in_peft
 from gradsift.model.loading import ModelConfig, load_base_model
+from gradsift.model.merging import with_saved_adapter
 
 if TYPE_CHECKING:
     import torch
@@ -15,14 +15,10 @@ if TYPE_CHECKING:
 
 def load_finetuned(config: ModelConfig, folder: Path | None, device: torch.device) -> nn.Module:
     """The model with the adapter in `folder`, or the whole model in it, or, with None, the base: ready to answer."""
-    import peft
-
     if folder is None:
         model = load_base_model(config, device)
     elif (folder / "adapter_config.json").is_file():
-        base = load_base_model(config, device)
-        with old_names_in_peft():
-            model = peft.PeftModel.from_pretrained(base, folder).to(device)
+        model = with_saved_adapter(load_base_model(config, device), folder).to(device)
     else:
         model = load_base_model(config.model_copy(update={"name_or_path": str(folder)}), device)
     return model.eval().requires_grad_(False)

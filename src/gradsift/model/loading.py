@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
 
 from gradsift.errors import ConfigError
 from gradsift.machine import pick_dtype
+from gradsift.model.merging import find_adapter, merge_adapter
+from gradsift.model.positions import forget_lengths
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+
+logger = logging.getLogger(__name__)
 
 
 class ModelConfig(BaseModel):
@@ -32,13 +40,24 @@ class ModelConfig(BaseModel):
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
-    """The model's fast tokenizer."""
+    """The model's fast tokenizer; an adapter's own where it has one, else its base's."""
     from transformers import AutoTokenizer
 
+    adapter = find_adapter(config.name_or_path, config.revision)
+    source = config if adapter is None or adapter.has_tokenizer else base_config(config)
     with model_errors(config):
-        tokenizer = AutoTokenizer.from_pretrained(
-            config.name_or_path, trust_remote_code=config.trust_remote_code, revision=config.revision
-        )
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                source.name_or_path, trust_remote_code=config.trust_remote_code, revision=source.revision
+            )
+        except (OSError, ValueError):
+            raise
+        except Exception as error:  # tokenizers knows no narrower one for a damaged file
+            reason = " ".join(str(error).split())[:300]
+            raise ConfigError(
+                f"model.name_or_path: the tokenizer of {config.name_or_path} can't be loaded: "
+                f"{type(error).__name__}: {reason}; mend tokenizer.json, tokenizer_config.json or chat_template.jinja"
+            ) from error
     if not tokenizer.is_fast:
         raise ConfigError(
             f"model.name_or_path: {config.name_or_path} has no fast tokenizer, which is needed to tell which tokens "
@@ -48,19 +67,37 @@ def load_tokenizer(config: ModelConfig) -> Any:
 
 
 def load_base_model(config: ModelConfig, device: torch.device) -> nn.Module:
-    """The causal language model in its dtype, on the device, without adapter."""
+    """The causal language model in its dtype, on the device, without adapter; one that it names is merged into it.
+
+    transformers chooses the attention: the fastest that the model knows and that is exact in float32 (`sdpa`), else
+    `eager`. Rotary embeddings that remember the longest row so far forget it before each pass.
+    """
     from transformers import AutoModelForCausalLM
 
-    arguments: dict[str, Any] = {"dtype": pick_dtype(config.dtype), "attn_implementation": "sdpa"}
+    adapter = find_adapter(config.name_or_path, config.revision)
+    if adapter is not None:
+        base = base_config(config)
+        logger.info("model: %s is an adapter of %s, which it is merged into", adapter.folder, base.name_or_path)
+        return merge_adapter(load_base_model(base, device), adapter, config.quantization)
+    arguments: dict[str, Any] = {"dtype": pick_dtype(config.dtype)}
     if config.quantization:
         arguments |= {"quantization_config": _quantization(config), "device_map": {"": device}}
     with model_errors(config):
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(
+        found: tuple[nn.Module, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
             _absolute(config.name_or_path),
             trust_remote_code=config.trust_remote_code,
             revision=config.revision,
+            output_loading_info=True,
             **arguments,
         )
+    model, report = found
+    if report["missing_keys"]:
+        names = sorted(report["missing_keys"])
+        raise ConfigError(
+            f"model.name_or_path: the files of {config.name_or_path} lack {len(names)} of the model's tensors "
+            f"({names[0]}, …), which would be random: get them whole"
+        )
+    forget_lengths(model)
     return model if config.quantization else model.to(device)
 
 
@@ -68,11 +105,26 @@ def hidden_size(config: ModelConfig) -> int:
     """H, from the model's config alone."""
     from transformers import AutoConfig
 
-    with model_errors(config):
+    base = base_config(config)
+    with model_errors(base):
         described = AutoConfig.from_pretrained(
-            config.name_or_path, trust_remote_code=config.trust_remote_code, revision=config.revision
+            base.name_or_path, trust_remote_code=base.trust_remote_code, revision=base.revision
         )
     return int(described.get_text_config().hidden_size)
+
+
+def base_config(config: ModelConfig) -> ModelConfig:
+    """The base's config where the model named is an adapter, else the config as it is.
+
+    Raises ConfigError naming both where the base isn't there.
+    """
+    adapter = find_adapter(config.name_or_path, config.revision)
+    if adapter is None:
+        return config
+    base = config.model_copy(update={"name_or_path": adapter.base, "revision": adapter.revision})
+    if _looks_like_path(adapter.base) and not Path(adapter.base).expanduser().is_dir():
+        raise ConfigError(f"model.name_or_path: {adapter.folder} is an adapter: {adapter.no_base}")
+    return base
 
 
 def _absolute(name: str) -> str:
@@ -106,7 +158,7 @@ def model_errors(config: ModelConfig) -> Iterator[None]:
         raise ConfigError(f"model.name_or_path: there is no folder {name}")
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         if getattr(error, "errno", None) is not None:  # a full disk, not a wrong name
             raise
         reason = " ".join(str(error).split())[:300]

@@ -50,6 +50,8 @@ class CompareConfig(BaseModel):
     @classmethod
     def _name_is_a_method(cls, value: Any) -> Any:
         items = [value] if isinstance(value, str | Mapping) else value
+        if not isinstance(items, list | tuple):
+            return items  # refused by its type
         return [{"method": item} if isinstance(item, str) else item for item in items]
 
     @field_validator("methods")

@@ -56,7 +56,7 @@ class SelectConfig(BaseModel):
     """Jaccard similarity of their 5-word runs from which rows are nearly alike."""
     gumbel: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Temperature t of a draw without replacement, a row's odds being exp(score / t); 0: none, the best are taken."""
-    overlap_ngrams: int = Field(13, ge=0)
+    overlap_ngrams: int = Field(13, ge=0, le=1000)
     """Rows that share this many words in a row with an item of the target are kept out; 0: none."""
 
     @property

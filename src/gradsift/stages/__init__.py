@@ -10,7 +10,8 @@ from gradsift.stages.features import FeaturesStage
 from gradsift.stages.score import score_by_influence
 from gradsift.stages.select import SelectStage, read_selection
 from gradsift.stages.train import TrainConfig, TrainStage
-from gradsift.stages.warmup import WarmupConfig, finished_warmup, run_warmup, saved_checkpoints, warmup_rows
+from gradsift.stages.warmup import WarmupConfig, run_warmup, saved_checkpoints, warmup_rows
+from gradsift.stages.warmup_files import finished_warmup, require_same_base
 
 __all__ = [
     "BASE",
@@ -25,6 +26,7 @@ __all__ = [
     "WarmupConfig",
     "finished_warmup",
     "read_selection",
+    "require_same_base",
     "run_warmup",
     "saved_checkpoints",
     "score_by_influence",

@@ -11,9 +11,10 @@ import torch
 from gradsift.baselines import BASELINES, Texts
 from gradsift.data import Example, SourceConfig, read_examples
 from gradsift.encoding import Corpus
+from gradsift.features import SoleOrigin
 from gradsift.machine import RunFolder, fingerprint
 from gradsift.selection import ScoreConfig, scored_subtasks
-from gradsift.stages.score import TargetSide, facts_of, write_scores
+from gradsift.stages.score import TargetSide, facts_of, require_made_from, write_scores
 from gradsift.store import FeatureStore, stacked
 from gradsift.tasks import TargetConfig, target_examples
 
@@ -53,7 +54,9 @@ class BaselineStage:
 
 def score_by_number(run: RunFolder, kind: str, targets: Sequence[str], config: ScoreConfig) -> None:
     """Write, for every target and subtask, the number that the pool's store of that kind has for each row."""
-    store = FeatureStore(run.pool_features(kind))
+    corpus = Corpus(run.pool)
+    store = FeatureStore(run.pool_features(kind), corpus.keys)
+    require_made_from(store, SoleOrigin(kind), corpus)
     rows = stacked(store.shards())
     score_N1 = store.features(rows)
     for target in targets:
@@ -79,5 +82,4 @@ def encoded_target(run: RunFolder, target: TargetConfig, seed: int) -> list[Exam
 def _in_corpus(corpus: Corpus, examples: Sequence[Example]) -> list[Example]:
     """The examples that were not set aside, in the corpus' order."""
     by_key = {(example.source, example.id): example for example in examples}
-    table = corpus.table(["source", "id"])
-    return [by_key[key] for key in zip(table["source"].to_pylist(), table["id"].to_pylist(), strict=True)]
+    return [by_key[key] for key in corpus.keys]

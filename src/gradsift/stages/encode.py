@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from gradsift.data import Example, SourceConfig, read_examples, source_fingerprint
-from gradsift.encoding import Corpus, EncodedRow, Encoder, EncodingConfig, SetAside, write_corpus
+from gradsift.data import BadRow, Example, SourceConfig, read_rows, source_fingerprint
+from gradsift.encoding import (
+    PROMPTS_FILE,
+    SET_ASIDE_FILE,
+    Corpus,
+    EncodedRow,
+    Encoder,
+    EncodingConfig,
+    SetAside,
+    mostly_shown,
+    write_corpus,
+)
 from gradsift.errors import DataError, RunFolderError
 from gradsift.machine import Progress, RunFolder, write_json
-from gradsift.model import ModelConfig, load_tokenizer
+from gradsift.model import ModelConfig, load_encoder
+from gradsift.stages.sources import (
+    base_weights,
+    encoding_files,
+    examples_fingerprint,
+    require_same_base,
+    require_same_encoding,
+    require_same_examples,
+)
 from gradsift.tasks import EVALUATION_KEYS, TargetConfig, target_examples
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 1000
-PROMPTS_FILE = "prompts.json"
 
 
 class EncodeStage:
@@ -32,13 +51,16 @@ class EncodeStage:
         """The encoded pool. Raises DataError where no row of it can be used."""
         fingerprints = {source.name: source_fingerprint(source) for source in sources}
         if Corpus.is_finished(self._run.pool):
-            corpus = Corpus(self._run.pool)
+            corpus = self._unchanged(self._run.pool)
             _require_same_files(corpus, fingerprints)
+            require_same_base(corpus, base_weights(self._model))
             return corpus
-        examples = (example for source in sources for example in read_examples(source, self._seed))
-        corpus = self._write(self._run.pool, "encode pool", examples, {"sources": fingerprints})
+        rows = (row for source in sources for row in read_rows(source, self._seed))
+        facts = {"sources": fingerprints, "base_model": base_weights(self._model)}
+        corpus = self._write(self._run.pool, "encode pool", rows, facts)
+        _warn_of_bad_rows(corpus)
         if corpus.num_rows == 0:
-            raise DataError(f"no row of the pool can be used{_reasons(corpus)}; see {corpus.folder}/set_aside.jsonl")
+            raise DataError(f"no row of the pool can be used{_reasons(corpus)}; see {corpus.folder / SET_ASIDE_FILE}")
         return corpus
 
     def target(self, config: TargetConfig) -> Corpus:
@@ -50,17 +72,16 @@ class EncodeStage:
         folder = self._run.target(config.name)
         settings = config.model_dump(mode="json", exclude=EVALUATION_KEYS)
         if Corpus.is_finished(folder):
-            corpus = Corpus(folder)
+            corpus = self._unchanged(folder)
             _require_same_target(corpus, settings)
+            require_same_examples(corpus, config.name, target_examples(config, self._seed))
             return corpus
         examples = target_examples(config, self._seed)
         if not examples:
             raise DataError(f"target {config.name} has no examples", config.path)
-        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / PROMPTS_FILE, [self._prompt(example) for example in examples])
-        corpus = self._write(
-            folder, f"encode target {config.name}", examples, {"settings": settings}, keep_answers=True
-        )
+        facts = {"settings": settings, "examples": examples_fingerprint(examples)}
+        corpus = self._write(folder, f"encode target {config.name}", examples, facts, keep_answers=True)
         if corpus.num_rows == 0:
             raise DataError(f"no example of target {config.name} can be used{_reasons(corpus)}", config.path)
         return corpus
@@ -76,29 +97,63 @@ class EncodeStage:
         self,
         folder: Path,
         label: str,
-        examples: Iterable[Example],
+        rows: Iterable[Example | BadRow],
         facts: dict[str, Any],
         keep_answers: bool = False,
     ) -> Corpus:
         encoder = self._ready_encoder()
         with Progress(label, None) as progress:
-            rows = _encoded(encoder, examples, keep_answers, progress)
-            return write_corpus(folder, rows, {**facts, "encoding": encoder.meaning()})
+            results = mostly_shown(_encoded(encoder, rows, keep_answers, progress), encoder.template.name)
+            made_with = {"encoding": encoder.meaning(), "encoding_files": self._files}
+            return write_corpus(folder, results, {**facts, **made_with})
+
+    def _unchanged(self, folder: Path) -> Corpus:
+        """A finished corpus. Raises RunFolderError where it, or what its rows were encoded with, has changed."""
+        corpus = Corpus(folder)
+        corpus.require_whole()
+        require_same_encoding(corpus, self._files, lambda: self._ready_encoder().meaning())
+        return corpus
+
+    @cached_property
+    def _files(self) -> dict[str, str] | None:
+        return encoding_files(self._model, self._encoding)
 
     def _ready_encoder(self) -> Encoder:
         if self._encoder is None:
-            self._encoder = Encoder(load_tokenizer(self._model), self._encoding)
+            self._encoder = load_encoder(self._model, self._encoding)
         return self._encoder
 
 
 def _encoded(
-    encoder: Encoder, examples: Iterable[Example], keep_answers: bool, progress: Progress
+    encoder: Encoder, rows: Iterable[Example | BadRow], keep_answers: bool, progress: Progress
 ) -> Iterator[EncodedRow | SetAside]:
-    stream = iter(examples)
+    """A result a row, in their order."""
+    stream = iter(rows)
     while chunk := list(islice(stream, CHUNK)):
-        results = encoder.encode(chunk, keep_answers)
-        yield from results
+        results = encoder.encode([row for row in chunk if isinstance(row, Example)], keep_answers)
+        encoded = iter(results)
+        yield from (as_set_aside(row) if isinstance(row, BadRow) else next(encoded) for row in chunk)
         progress.advance(len(chunk), sum(row.num_tokens for row in results if isinstance(row, EncodedRow)))
+
+
+def as_set_aside(row: BadRow) -> SetAside:
+    """A row that can't be read, as one that no gradient can be taken of."""
+    return SetAside(row.id, row.source, row.row, row.reason, row.place)
+
+
+def _warn_of_bad_rows(corpus: Corpus) -> None:
+    path = corpus.folder / SET_ASIDE_FILE
+    with path.open(encoding="utf-8") as file:
+        bad = [record for record in map(json.loads, file) if "place" in record]
+    if bad:
+        logger.warning(
+            "encode pool: %d of %d rows can't be read and are set aside (%s); the first is %s: %s",
+            len(bad),
+            corpus.num_read,
+            path,
+            bad[0]["place"],
+            bad[0]["reason"],
+        )
 
 
 def _require_same_files(corpus: Corpus, fingerprints: dict[str | None, str]) -> None:
@@ -113,10 +168,10 @@ def _require_same_files(corpus: Corpus, fingerprints: dict[str | None, str]) -> 
 
 def _require_same_target(corpus: Corpus, settings: dict[str, Any]) -> None:
     for key, before in corpus.manifest["settings"].items():
-        if settings[key] != before:
+        if settings.get(key) != before:
             raise RunFolderError(
                 f"target {settings['name']} was encoded in {corpus.folder} with {key}={before!r}, now "
-                f"{settings[key]!r}: give the new target another name"
+                f"{settings.get(key)!r}: give the new target another name"
             )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
-from gradsift.encoding import Encoder, EncodingConfig
-from gradsift.errors import DataError
+from gradsift.encoding import EncodingConfig
+from gradsift.errors import DataError, RunFolderError
 from gradsift.evaluation import (
     EvaluateConfig,
     EvaluationJob,
@@ -20,7 +21,7 @@ from gradsift.evaluation import (
     write_report,
 )
 from gradsift.machine import RunFolder, pick_device
-from gradsift.model import ModelConfig, load_finetuned, load_tokenizer, model_fingerprint
+from gradsift.model import ModelConfig, load_encoder, load_finetuned, model_fingerprint
 from gradsift.stages.train import trained_settings
 from gradsift.tasks import TargetConfig, held_out
 
@@ -61,8 +62,11 @@ class EvaluateStage:
     def _evaluate(self, target: TargetConfig, name: str, trained: Path | None) -> None:
         metrics_path = self.run.evaluation(target.name, name)
         model = cache(partial(load_finetuned, self.model, trained, pick_device()))
-        source = trained_settings(self.run, target.name, name) if trained else {"base": model_fingerprint(self.model)}
-        encoder = Encoder(load_tokenizer(self.model), self.encoding)
+        encoder = load_encoder(self.model, self.encoding)
+        base = model_fingerprint(self.model)
+        source = trained_settings(self.run, target.name, name) if trained else {"base": base}
+        if trained:
+            _require_as_trained(trained, source, base, encoder.meaning())
         folder = metrics_path.with_suffix("")
         if target.has_held_out:
             evaluate_target(EvaluationJob(model, encoder, target, self.config, folder, metrics_path, source))
@@ -74,6 +78,19 @@ class EvaluateStage:
             )
         if self.run.evaluations.is_dir():
             write_report(self.run.evaluations)
+
+
+def _require_as_trained(folder: Path, trained: Mapping[str, Any], base: str, meaning: Mapping[str, Any]) -> None:
+    """Raise RunFolderError where a model was trained on another base, or with another tokenizer or template."""
+    now = {"model.fingerprint": base, **{f"encoding.{key}": value for key, value in meaning.items()}}
+    before = {"model.fingerprint": trained["model"].get("fingerprint", base)}
+    before |= {f"encoding.{key}": value for key, value in trained.get("meaning", {}).items()}
+    for key, value in before.items():
+        if now.get(key, value) != value:
+            raise RunFolderError(
+                f"{folder} was trained with {key} {value!r}, now {now[key]!r}: put the model's files and the template "
+                "back as they were, or delete the folder to train again"
+            )
 
 
 def _require_held_out(target: TargetConfig) -> None:

@@ -20,7 +20,7 @@ from gradsift.features import (
     store_writer,
 )
 from gradsift.machine import Progress, RunFolder, require_space
-from gradsift.model import ModelConfig, model_fingerprint
+from gradsift.model import ModelConfig, describe_model, model_fingerprint
 from gradsift.store import StoreWriter
 
 logger = logging.getLogger(__name__)
@@ -62,10 +62,10 @@ class FeaturesStage:
             finish_units(make_worker, partial(_missing, unfinished), self.executor, progress.advance)
 
     def _writers(self, origins: Sequence[Origin], targets: Sequence[str]) -> list[tuple[StoreTask, StoreWriter]]:
-        base_model = model_fingerprint(self.model)
+        made_with = {"base_model": model_fingerprint(self.model), **describe_model(self.model).meaning()}
         writers = []
         for origin in origins:
-            shared = {**origin_meaning(origin, self.config, self.model), "base_model": base_model}
+            shared = {**origin_meaning(origin, self.config, self.model), **made_with}
             folders = {self.run.pool: self.run.pool_features(origin.name)}
             folders |= {self.run.target(name): self.run.target_features(name, origin.name) for name in targets}
             for source, folder in folders.items():

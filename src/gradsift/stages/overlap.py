@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradsift.data import Example, SourceConfig, read_examples
+from gradsift.data import Example, SourceConfig, read_examples, said
 from gradsift.encoding import Corpus
 from gradsift.errors import DataError
-from gradsift.machine import Progress, RunFolder, fingerprint, read_json, write_json
+from gradsift.machine import Progress, RunFolder, fingerprint, read_record, write_record
 from gradsift.tasks import Question, TargetConfig, held_out, target_examples
 from gradsift.texts import ItemNgrams, words_in
 
@@ -43,12 +43,12 @@ class PoolOverlap:
                 missing[target.name] = ItemNgrams(items, self.size)
         for name, rows in self._rows(corpus, missing).items():
             facts[name]["rows"] = rows
-            write_json(self.run.overlap(name), facts[name])
+            write_record(self.run.overlap(name), facts[name])
         return facts
 
     def _before(self, target: str) -> dict[str, Any]:
         path = self.run.overlap(target)
-        return read_json(path) if path.is_file() else {}
+        return read_record(path, ("inputs", "rows")).facts if path.is_file() else {}
 
     def _rows(self, corpus: Corpus, ngrams: Mapping[str, ItemNgrams]) -> dict[str, list[int]]:
         """The rows of each target, from one pass over the pool; none where no target has a run."""
@@ -61,9 +61,7 @@ class PoolOverlap:
                 for name, runs in ngrams.items():
                     if runs.stand_in(row_words):
                         found[name].append((row.source, row.id))
-        table = corpus.table(["source", "id", "row"])
-        keys = zip(table["source"].to_pylist(), table["id"].to_pylist(), strict=True)
-        row_of = dict(zip(keys, table["row"].to_pylist(), strict=True))
+        row_of = dict(zip(corpus.keys, corpus.column("row"), strict=True))
         return {name: sorted(row_of[key] for key in rows if key in row_of) for name, rows in found.items()}
 
     def _read(self, progress: Progress) -> Iterator[Example]:
@@ -87,6 +85,6 @@ def _items(target: TargetConfig, seed: int) -> Iterator[str]:
 
 def _asked_and_answered(question: Question) -> str:
     """The item with its heading, as the validation examples have it, but without shots."""
-    turns = [message["content"] for message in question.history if message["role"] != "system"]
+    turns = [said(message) for message in question.history if message["role"] != "system"]
     answer = question.completion or "".join(question.answers[:1])
     return "\n".join([*turns, question.heading, question.question, answer])

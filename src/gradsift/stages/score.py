@@ -26,9 +26,11 @@ from gradsift.machine import (
     atomic_path,
     compute_threads,
     fingerprint,
-    read_json,
-    write_json,
+    finished_facts,
+    read_parquet,
+    renewed,
 )
+from gradsift.model import Checkpoint
 from gradsift.selection import (
     Influence,
     ScoreConfig,
@@ -42,6 +44,8 @@ from gradsift.store import FeatureStore, Span, SpanReader, require_joinable, sta
 
 logger = logging.getLogger(__name__)
 
+KEYS = ("inputs", "subtasks", "num_unselectable")
+COLUMNS = ("id", "source", "row", "num_tokens", "score", "best_subtask", "subtask_scores")
 THREADS_PER_CORE = 3
 """While one waits for the disk, others compute."""
 
@@ -63,7 +67,11 @@ def score_by_influence(
 ) -> None:
     """Write the scores of every target that has none from these stores with these settings."""
     weights = checkpoint_weights([checkpoint.learning_rate for checkpoint in checkpoints])
-    pools = [FeatureStore(run.pool_features(checkpoint.name)) for checkpoint in checkpoints]
+    corpus = Corpus(run.pool)
+    keys = corpus.keys
+    pools = [FeatureStore(run.pool_features(checkpoint.name), keys) for checkpoint in checkpoints]
+    for checkpoint, pool in zip(checkpoints, pools, strict=True):
+        require_made_from(pool, checkpoint, corpus)
     pending = []
     for target in targets:
         side = _target_side(run, target, checkpoints, weights, pools, config)
@@ -84,15 +92,15 @@ def _target_side(
     pools: Sequence[FeatureStore],
     config: ScoreConfig,
 ) -> TargetSide:
-    table = Corpus(run.target(target)).table(["id", "subtask"])
+    corpus = Corpus(run.target(target))
+    keys, table = corpus.keys, corpus.table(["id", "subtask"])
     ids, subtasks = table["id"].to_pylist(), [name or target for name in table["subtask"].to_pylist()]
     sides, meanings = [], []
     for checkpoint, pool in zip(checkpoints, pools, strict=True):
-        store = FeatureStore(run.target_features(target, checkpoint.name))
+        store = FeatureStore(run.target_features(target, checkpoint.name), keys)
+        require_made_from(store, checkpoint, corpus)
         require_joinable(pool, store)
         rows = stacked(store.shards())
-        if rows.ids != ids:
-            raise StoreMismatch("ids", rows.ids[:3], ids[:3], str(store.folder))
         sides.append((store.features(rows), rows.norms_R))
         meanings.append([pool.meaning, store.meaning])
     usable_CV = torch.stack([usable_rows(norms_V) for _, norms_V in sides])
@@ -100,6 +108,17 @@ def _target_side(
     directions = [subtask_directions(*side, members, names, config.subtasks) for side in sides]
     inputs = fingerprint([config.model_dump(), list(weights), subtasks, meanings])
     return TargetSide(target, names, directions, int((~usable_CV).sum(dim=1).max()), inputs)
+
+
+def require_made_from(store: FeatureStore, checkpoint: Origin, corpus: Corpus) -> None:
+    """Raise StoreMismatch where a store was made at another checkpoint than there is now, or of other rows."""
+    now = {"data": corpus.manifest["fingerprint"], **corpus.manifest["encoding"]}
+    if isinstance(checkpoint, Checkpoint):
+        now["checkpoint"] = checkpoint.fingerprint()
+    for field, value in now.items():
+        if store.meaning.get(field, value) != value:
+            where = f"{store.folder} against what the run folder has now"
+            raise StoreMismatch(field, store.meaning[field], value, where)
 
 
 def _members(
@@ -138,13 +157,12 @@ def _span_scores(threads: Threads, pool: FeatureStore, directions_GK: Tensor) ->
     """Scores [R, G] of a pool's spans, in their order: a thread reads and scores a span of its own at a time."""
     idle: SimpleQueue[tuple[SpanReader, Influence]] = SimpleQueue()
     for _ in range(threads.count):
-        idle.put((SpanReader(pool.dim), Influence(directions_GK, pool.dtype)))
+        idle.put((SpanReader(), Influence(directions_GK, pool.dtype)))
 
     def scored(span: Span) -> Tensor:
         reader, influence = mine = idle.get()
         try:
-            norms_R = reader.numbers(span, "norms") / reader.numbers(span, "scales")
-            return influence.scores(reader.blocks(span), norms_R)
+            return influence.scores(reader.blocks(span), span.norms_R / span.scales_R)
         finally:
             idle.put(mine)
 
@@ -173,9 +191,9 @@ def write_scores(
         "inputs": side.inputs,
     }
     path = run.scores(side.name, method)
-    with atomic_path(path) as temporary:
+    with renewed(path.with_suffix(".json"), path) as record, atomic_path(path) as temporary:
         pq.write_table(table.replace_schema_metadata({"gradsift": json.dumps(facts)}), temporary)
-    write_json(path.with_suffix(".json"), facts)
+        record |= facts
     _warn(side, num_unselectable)
 
 
@@ -197,9 +215,8 @@ def _warn(side: TargetSide, num_unselectable: int) -> None:
 
 
 def facts_of(path: Path) -> Mapping[str, Any]:
-    """What the scores at `path` were made from; empty where there are none."""
-    described = path.with_suffix(".json")
-    return read_json(described) if described.is_file() and path.is_file() else {}
+    """What the scores at `path` were made from; empty where there are none as they were written."""
+    return finished_facts(path.with_suffix(".json"), [path], KEYS) or {}
 
 
 def score_facts(run: RunFolder, target: str, method: str) -> Mapping[str, Any]:
@@ -207,11 +224,11 @@ def score_facts(run: RunFolder, target: str, method: str) -> Mapping[str, Any]:
     path = run.scores(target, method)
     facts = facts_of(path)
     if not facts:
-        raise DataError(f"there are no scores for target {target}: run `gradsift score` first", path)
+        raise DataError(f"there are no whole scores for target {target}: run `gradsift score` first", path)
     return facts
 
 
 def read_scores(run: RunFolder, target: str, method: str = "less") -> pa.Table:
     """A target's scores; raises DataError where there are none."""
     score_facts(run, target, method)
-    return pq.read_table(run.scores(target, method))
+    return read_parquet(run.scores(target, method), COLUMNS)

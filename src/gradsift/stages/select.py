@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from gradsift.data import Example, SourceConfig, selected_examples, selected_lines
 from gradsift.encoding import Corpus
 from gradsift.errors import DataError
-from gradsift.machine import RunFolder, atomic_open, file_sha256, fingerprint, read_json, write_json
+from gradsift.machine import RunFolder, atomic_open, file_sha256, fingerprint, read_record, renewed
 from gradsift.selection import Chosen, ScoredRows, SelectConfig, choose, ranking, wanted_count, with_gumbel_noise
 from gradsift.stages.overlap import PoolOverlap
 from gradsift.stages.score import read_scores, score_facts
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
+KEYS = ("inputs", "sha256", "rows", "num_selected", "num_tokens", "per_source", "kept_out")
 LARGE_SHARE = 0.5
 """Share of the chosen rows above which one subtask's is worth a word …"""
 MOST_ALONE = 2
@@ -57,15 +58,16 @@ class SelectStage:
         inputs = fingerprint([self.config.model_dump(exclude={"name"}), scored_from, seed, overlap["inputs"]])
         path = self.run.selection(target, self.config.label)
         described = path.with_suffix(".json")
-        if described.is_file() and path.is_file() and read_json(described)["inputs"] == inputs:
+        if _is_finished(path, inputs):
             logger.info("select %s: done before", target)
             return
         table = read_scores(self.run, target, self.config.method)
         chosen = self._chosen(table, np.asarray(overlap["rows"], dtype=np.int64), target)
         taken = table.take(chosen.rows)
-        facts = {"target": target, **self._written(path, taken, chosen), "inputs": inputs}
+        with renewed(described, path) as facts:
+            facts |= {"target": target, **self._written(path, taken, chosen), "inputs": inputs}
+            facts["rows"] = taken["row"].to_pylist()
         self._warn_of_one_subtask(target, facts["per_subtask"], taken)
-        write_json(described, {**facts, "rows": taken["row"].to_pylist()})
 
     def _overlaps(self, targets: Sequence[TargetConfig]) -> Mapping[str, Mapping[str, Any]]:
         """By target: the rows that give away its items, and what they come from; nothing where they may stay."""
@@ -212,6 +214,26 @@ def _gathered(
     return [found[source][row] for source, row in keys]
 
 
+def _is_finished(path: Path, inputs: str) -> bool:
+    """Whether these rows were written from these inputs. Raises DataError where the file isn't as it was written."""
+    described = path.with_suffix(".json")
+    if not (path.is_file() and described.is_file()):
+        return False
+    facts = read_record(described, KEYS).facts
+    if facts["inputs"] != inputs:
+        return False
+    _require_as_written(path, facts)
+    return True
+
+
+def _require_as_written(path: Path, facts: Mapping[str, Any]) -> None:
+    if file_sha256(path) != facts["sha256"]:
+        raise DataError(
+            "was changed by hand: name it in train.data to train on it, or delete it to select again",
+            path,
+        )
+
+
 def read_selection(run: RunFolder, target: str, method: str) -> Mapping[str, Any]:
     """What a selection was made from, and its rows' positions in the pool. Raises DataError where there is none, or
     where the file isn't the one that was written."""
@@ -219,12 +241,8 @@ def read_selection(run: RunFolder, target: str, method: str) -> Mapping[str, Any
     described = path.with_suffix(".json")
     if not (path.is_file() and described.is_file()):
         raise DataError(f"there is no selection for target {target}: run `gradsift select` first", path)
-    facts: Mapping[str, Any] = read_json(described)
-    if file_sha256(path) != facts["sha256"]:
-        raise DataError(
-            "was changed by hand: name it in train.data to train on it, or delete it to select again",
-            path,
-        )
+    facts = read_record(described, KEYS).facts
+    _require_as_written(path, facts)
     return facts
 
 

@@ -11,13 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
-from gradsift.data import Example, SourceConfig, read_examples, source_fingerprint
+from gradsift.data import BadRow, Example, SourceConfig, read_rows, source_fingerprint
 from gradsift.encoding import EncodedRow, Encoder, EncodingConfig, SetAside
 from gradsift.errors import ConfigError, DataError, RunFolderError
-from gradsift.machine import MANIFEST, RunFolder, first_difference, pick_device, pick_dtype, read_json, write_json
-from gradsift.model import ModelConfig, add_lora, load_base_model, load_tokenizer, model_fingerprint
+from gradsift.machine import (
+    MANIFEST,
+    Record,
+    RunFolder,
+    first_difference,
+    pick_device,
+    pick_dtype,
+    read_record,
+    write_record,
+)
+from gradsift.model import ModelConfig, add_lora, load_base_model, load_encoder, model_fingerprint, quiet_peft
+from gradsift.stages.encode import as_set_aside
 from gradsift.stages.select import read_selection, selection_examples
 from gradsift.training import Training, TrainingConfig, finetune
 
@@ -30,6 +40,9 @@ logger = logging.getLogger(__name__)
 SETTINGS_FILE = "training.json"
 DECISIVE = ("train", "model", "encoding", "data", "seed")
 """Fields of a trained model's manifest that decide its weights."""
+NEWER = ("meaning",)
+"""Likewise, but manifests made before they were kept lack them."""
+WEIGHTS = ("adapter_model.safetensors", "model*.safetensors", "pytorch_model*.bin")
 FREE_SETTINGS = {"micro_batch_size", "gradient_checkpointing", "save_steps", "report_to"}
 """Settings that don't change what is learned: a training may go on with others."""
 
@@ -76,7 +89,8 @@ class TrainStage:
     def train(self, target: str, selection: str) -> None:
         """Train on the target's selection of that name, from the last checkpoint where there is one."""
         folder = self.run.model(target, selection)
-        settings = self._settings(target, selection)
+        encoder = load_encoder(self.model, self.encoding)
+        settings = {**self._settings(target, selection), "meaning": encoder.meaning()}
         if _is_finished(folder, settings):
             logger.info("train %s: %s was trained before", target, selection)
             return
@@ -85,9 +99,10 @@ class TrainStage:
             logger.info("train %s: the same as %s, which is copied", target, twin)
             _copy_whole(twin, folder)
             return
-        encoder = Encoder(load_tokenizer(self.model), self.encoding)
         rows, set_aside = self._rows(encoder, target, selection)
-        write_json(folder / SETTINGS_FILE, settings)
+        if not (folder / SETTINGS_FILE).is_file():
+            _remove_checkpoints(folder)  # nothing says what they were trained with
+            write_record(folder / SETTINGS_FILE, settings)
         start = time.monotonic()
         model = self._fresh_model()
         log = finetune(model, self._training(rows, folder))
@@ -101,15 +116,14 @@ class TrainStage:
             "loss": _last_epoch_loss(log, self.config.epochs),
             "log": log,
         }
-        write_json(folder / MANIFEST, facts)
-        for path in folder.glob("checkpoint-*"):
-            shutil.rmtree(path)
+        _remove_checkpoints(folder)
+        write_record(folder / MANIFEST, facts, _saved_files(folder))
         (folder / SETTINGS_FILE).unlink()
 
     def _twin(self, settings: Mapping[str, Any]) -> Path | None:
         """A model trained alike, for another target: the full pool and a random part are the same for all of them."""
         manifests = sorted((self.run.path / "model").glob(f"*/[!.]*/{MANIFEST}"))
-        return next((path.parent for path in manifests if _is_described_by(read_json(path), settings)), None)
+        return next((path.parent for path in manifests if _is_whole_and_described_by(path, settings)), None)
 
     def _settings(self, target: str, selection: str) -> dict[str, Any]:
         """What decides the trained model."""
@@ -129,7 +143,11 @@ class TrainStage:
 
     def _rows(self, encoder: Encoder, target: str, selection: str) -> tuple[list[EncodedRow], dict[str, int]]:
         """The rows to train on, and how many were set aside and why. Raises DataError where none is left."""
-        results = encoder.encode(self._examples(target, selection))
+        given = self._given(target, selection)
+        results = [
+            *encoder.encode([row for row in given if isinstance(row, Example)]),
+            *(as_set_aside(row) for row in given if isinstance(row, BadRow)),
+        ]
         rows = [result for result in results if isinstance(result, EncodedRow)]
         reasons = Counter(result.reason for result in results if isinstance(result, SetAside))
         listed = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
@@ -139,10 +157,10 @@ class TrainStage:
             logger.warning("train %s: %d of %d rows set aside: %s", target, reasons.total(), len(results), listed)
         return rows, dict(reasons)
 
-    def _examples(self, target: str, selection: str) -> list[Example]:
+    def _given(self, target: str, selection: str) -> Sequence[Example | BadRow]:
         if self.config.data is None:
             return selection_examples(self.run, self.pool, target, selection)
-        return [example for source in self.config.data for example in read_examples(source, self.seed)]
+        return [row for source in self.config.data for row in read_rows(source, self.seed)]
 
     def _fresh_model(self) -> nn.Module:
         """The base, with a fresh adapter or with every weight in float32; random numbers follow the seed."""
@@ -174,26 +192,72 @@ class TrainStage:
         """The adapter or the whole model, and a tokenizer that knows the template it was trained with."""
         if self.config.method == "full":
             model.to(pick_dtype(self.model.dtype))
-        model.save_pretrained(folder)  # type: ignore[operator]
+        with quiet_peft():
+            model.save_pretrained(folder)  # type: ignore[operator]
         encoder.save_tokenizer(folder)
 
 
 def _is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether the model is there; raises RunFolderError where it, or a part of it, was trained in other settings."""
+    """Whether the model is there; raises RunFolderError where it, or a part of it, was trained in other settings, or
+    isn't as it was written."""
     described = next((folder / name for name in (MANIFEST, SETTINGS_FILE) if (folder / name).is_file()), None)
     if described is None:
         return False
-    before = read_json(described)
+    record = read_record(described, DECISIVE)
+    before = _with_newer_keys(record.facts)
     for key, now in settings.items():
-        difference = first_difference(before[key], now, key)
+        difference = first_difference(before.get(key, now if key in NEWER else None), now, key)
         if difference:
             what = "another selection" if key == "data" and isinstance(now, str) else f"other settings: {difference}"
             raise RunFolderError(f"{folder} was trained with {what}; delete it to train again, or set it back")
-    return described.name == MANIFEST
+    if described.name != MANIFEST:
+        return False
+    _require_whole(record)
+    return True
 
 
-def _is_described_by(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
-    return all(facts.get(key) == value for key, value in settings.items())
+def _require_whole(record: Record) -> None:
+    """Raise RunFolderError where a file of a finished model isn't as it was written, or its weights are gone."""
+    folder = record.path.parent
+    changed = record.changed_file()
+    if changed is not None:
+        raise RunFolderError(f"{changed}: isn't what was trained: delete {folder} to train again, or put it back")
+    if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
+        raise RunFolderError(f"{folder}: has no weights: delete it to train again")
+
+
+def _is_whole_and_described_by(path: Path, settings: Mapping[str, Any]) -> bool:
+    record = read_record(path, DECISIVE)
+    before = _with_newer_keys(record.facts)
+    described = all(before.get(key) == value for key, value in settings.items())
+    return described and record.changed_file() is None
+
+
+def _with_newer_keys(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a trained model with the defaults of config keys that are newer than it."""
+    sections: dict[str, type[BaseModel]] = {"train": TrainConfig, "model": ModelConfig, "encoding": EncodingConfig}
+    defaults = {name: _defaults(kind) for name, kind in sections.items()}
+    return {**facts, **{name: {**values, **facts[name]} for name, values in defaults.items()}}
+
+
+def _defaults(kind: type[BaseModel]) -> dict[str, Any]:
+    given = {"model", "encoding", "data", *FREE_SETTINGS}
+    return {
+        name: field.default
+        for name, field in kind.model_fields.items()
+        if not field.is_required() and name not in given
+    }
+
+
+def _saved_files(folder: Path) -> list[Path]:
+    """The model's and tokenizer's files; a model card is the user's to change."""
+    saved = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return sorted(path for path in saved if path.name not in (MANIFEST, SETTINGS_FILE) and path.suffix != ".md")
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    for path in folder.glob("checkpoint-*"):
+        shutil.rmtree(path)
 
 
 def _copy_whole(folder: Path, destination: Path) -> None:
@@ -204,12 +268,15 @@ def _copy_whole(folder: Path, destination: Path) -> None:
 
 
 def trained_settings(run: RunFolder, target: str, selection: str) -> dict[str, Any]:
-    """What decided the trained model; raises DataError where there is none."""
+    """What decided the trained model, and the checksums of its files. Raises DataError where there is none, and
+    RunFolderError where it isn't as it was written."""
     path = run.model(target, selection) / MANIFEST
     if not path.is_file():
         raise DataError(f"there is no model for target {target} yet: run `gradsift train` first", path.parent)
-    facts = read_json(path)
-    return {key: facts[key] for key in DECISIVE}
+    record = read_record(path, DECISIVE)
+    _require_whole(record)
+    settings = {key: record.facts[key] for key in (*DECISIVE, *NEWER) if key in record.facts}
+    return {**settings, "files": record.files} if record.files else settings
 
 
 def _last_epoch_loss(log: Sequence[Mapping[str, float]], epochs: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gradsift.baselines import EMBEDDING, REPRESENTATIONS
 from gradsift.encoding import Corpus, EncodedRow
 from gradsift.errors import ConfigError
+from gradsift.gradients import probe
 from gradsift.machine import MANIFEST, RunFolder, pick_device, write_json
 from gradsift.model import (
     Checkpoint,
@@ -21,8 +24,13 @@ from gradsift.model import (
     list_checkpoints,
     load_base_model,
     load_checkpoint,
+    model_fingerprint,
 )
+from gradsift.stages.warmup_files import checkpoint_files, keep_base
 from gradsift.training import TRAINER_FOLDER, Training, TrainingConfig, finetune
+
+TAKEN_NAMES = frozenset({*REPRESENTATIONS, EMBEDDING})
+"""Names of stores that are no checkpoint's."""
 
 
 class SavedCheckpoint(BaseModel):
@@ -55,17 +63,22 @@ def saved_checkpoints(config: WarmupConfig) -> list[Checkpoint]:
     """The user's checkpoints, which must have folder names of their own: their stores are named after them."""
     if not config.checkpoints:
         raise ConfigError("warmup.checkpoints is empty: name at least one, or leave the key out")
-    found = [load_checkpoint(Path(item.path).expanduser(), item.learning_rate) for item in config.checkpoints]
+    found = [load_checkpoint(_folder(item.path), item.learning_rate) for item in config.checkpoints]
     names = [checkpoint.name for checkpoint in found]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"warmup.checkpoints: two folders are named {name}; rename one")
+        if name in TAKEN_NAMES or name.startswith(".") or not name.isprintable():
+            raise ConfigError(f"warmup.checkpoints: {name!r} can't name a feature store; rename the folder")
     return found
 
 
-def finished_warmup(run: RunFolder) -> list[Checkpoint]:
-    """The checkpoints of a warmup that is done; an empty list of one that isn't."""
-    return list_checkpoints(run.warmup) if (run.warmup / MANIFEST).is_file() else []
+def _folder(path: str) -> Path:
+    """The folder as the user names it, whole: `.` and `..` have no names."""
+    try:
+        return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - a link keeps its own name
+    except (RuntimeError, ValueError) as error:  # ~nobody/x, a zero byte
+        raise ConfigError(f"warmup.checkpoints: {path!r} is no path: {error}") from error
 
 
 def run_warmup(run: RunFolder, model_config: ModelConfig, config: WarmupConfig, seed: int) -> list[Checkpoint]:
@@ -76,21 +89,26 @@ def run_warmup(run: RunFolder, model_config: ModelConfig, config: WarmupConfig, 
     rows = _read_rows(corpus, warmup_rows(corpus.num_rows, config.fraction, seed))
     set_seed(seed)
     model = add_lora(load_base_model(model_config, pick_device()), config.lora)
+    probe(model, rows)
+    trainer = run.warmup / TRAINER_FOLDER
+    keep_base(run, trainer, model_config)
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters() if weight.requires_grad}
 
     def keep(saved: Path) -> None:
         import_checkpoint(saved, run.warmup / saved.name, shapes)
 
-    finetune(model, Training("warmup", rows, config, seed, run.warmup / TRAINER_FOLDER, keep))
+    finetune(model, Training("warmup", rows, config, seed, trainer, keep))
     checkpoints = list_checkpoints(run.warmup)
     facts = {
         "settings": config.model_dump(mode="json"),
         "seed": seed,
+        "base_model": model_fingerprint(model_config),
         "checkpoints": [checkpoint.name for checkpoint in checkpoints],
+        "files": {checkpoint.name: checkpoint_files(checkpoint) for checkpoint in checkpoints},
         "rows": [[row.source, row.id] for row in rows],
     }
     write_json(run.warmup / MANIFEST, facts)
-    shutil.rmtree(run.warmup / TRAINER_FOLDER, ignore_errors=True)
+    shutil.rmtree(trainer, ignore_errors=True)
     return checkpoints
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gradsift.store.blocks import Span, SpanReader, block_rows
+from gradsift.store.checksums import checksum
 from gradsift.store.conversion import quantize
 from gradsift.store.quantization import BITS, packed_width, unpacked
 from gradsift.store.shards import DTYPES, row_bytes, stacked
@@ -17,6 +18,7 @@ __all__ = [
     "SpanReader",
     "StoreWriter",
     "block_rows",
+    "checksum",
     "packed_width",
     "quantize",
     "require_joinable",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gradsift.errors import StoreDamaged
+from gradsift.store.headers import TENSORS, Header, checks_of
 from gradsift.store.quantization import BITS, packed, packed_width, quantized
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -46,21 +46,24 @@ def shard_name(shard: int) -> str:
     return f"shard-{shard:05d}.safetensors"
 
 
-def read_shard(path: Path) -> Shard:
-    """One shard; raises StoreDamaged where it isn't a whole safetensors file."""
-    header = read_header(path)
-    with safe_open(path, framework="pt") as file:
-        tensors = [file.get_tensor(name) for name in ("features", "scales", "norms")]
-    return Shard(json.loads(header["ids"]), json.loads(header["sources"]), *tensors)
-
-
-def read_header(path: Path) -> Mapping[str, str]:
-    """The metadata in a shard's header; raises StoreDamaged where it can't be read."""
+def read_shard(header: Header) -> Shard:
+    """One shard, held against its checksums; raises StoreDamaged where it differs from them or can't be read."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata()  # type: ignore[no-any-return]
+        with safe_open(header.path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in TENSORS}
     except (SafetensorError, OSError) as error:
-        raise StoreDamaged(f"{path}: can't be read: {error}") from error
+        raise StoreDamaged(f"{header.path}: can't be read: {error}") from error
+    checks = header.checks
+    if checks and checks_of(tensors, checks.meaning, checks.block_rows) != checks:
+        raise StoreDamaged(f"{header.path}: differs from its checksums; delete it and manifest.json, and run again")
+    sources, ids = zip(*header.keys, strict=True) if header.num_rows else ((), ())
+    return Shard(list(ids), list(sources), *tensors.values())
+
+
+def row_form(meaning: Mapping[str, Any]) -> tuple[torch.dtype, int]:
+    """What a row is stored as: the tensor's dtype and its width."""
+    dtype, dim = meaning["dtype"], meaning["projection"]["dim"]
+    return (torch.int8, packed_width(dim, BITS[dtype])) if dtype in BITS else (DTYPES[dtype], dim)
 
 
 def stored(features_RK: Tensor, dtype: str) -> dict[str, Tensor]:

@@ -7,19 +7,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gradsift.machine import MANIFEST, atomic_path, file_sha256, read_json, remove_leftovers, write_json
-from gradsift.store.blocks import STORED_DTYPES
+from gradsift.errors import StoreDamaged
+from gradsift.machine import (
+    MANIFEST,
+    atomic_path,
+    file_sha256,
+    fingerprint,
+    read_record,
+    remove_leftovers,
+    write_record,
+)
+from gradsift.store.blocks import block_rows, require_whole
+from gradsift.store.headers import Header, checks_of, read_header, rows_text
 from gradsift.store.meaning import require_same_meaning
-from gradsift.store.quantization import BITS, packed_width
-from gradsift.store.shards import DTYPES, shard_name, stored
-from gradsift.store.store import FeatureStore
+from gradsift.store.shards import shard_name, stored
+from gradsift.store.store import FORMAT, FORMAT_VERSION, FeatureStore, require_described
 
-FORMAT_VERSION = 1
 MEANING_FILE = "meaning.json"
 
 
@@ -39,26 +45,27 @@ class StoreWriter:
     ) -> None:
         self.folder, self.meaning, self._shard_rows = folder, json.loads(json.dumps(meaning)), shard_rows
         self._row_keys, self._quantized_from = row_keys, quantized_from
+        self._dim = int(self.meaning["projection"]["dim"])
         self.num_shards = -(-len(row_keys) // shard_rows)
 
     def open(self) -> None:
         """Prepare the folder, and refuse one whose shards mean something else."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
         described = self.folder / MEANING_FILE
         if described.is_file():
-            require_same_meaning(read_json(described), self.meaning, self.folder)
+            require_same_meaning(read_record(described).facts, self.meaning, self.folder)
         else:
-            write_json(described, self.meaning)
+            write_record(described, self.meaning)
 
     def is_finished(self) -> bool:
-        """Whether the manifest is there; refuses one that means something else.
+        """Whether the manifest is there; refuses one that means something else, or lists other rows or lost shards.
 
         A store that was quantised from the one wanted will do.
         """
         if not (self.folder / MANIFEST).is_file():
             return False
-        store = FeatureStore(self.folder)
+        store = FeatureStore(self.folder, self._row_keys)
+        store.require_files()
         found = store.meaning
         if store.manifest.get("quantized_from") == self.meaning["dtype"]:
             found = {**found, "dtype": self.meaning["dtype"]}
@@ -74,46 +81,50 @@ class StoreWriter:
         return [shard for shard in range(self.num_shards) if not self._is_whole(shard)]
 
     def _is_whole(self, shard: int) -> bool:
-        path = self.folder / shard_name(shard)
-        if not path.is_file():
+        if not (self.folder / shard_name(shard)).is_file():
             return False
         try:
-            with safe_open(path, framework="pt") as file:
-                header, features = file.metadata(), file.get_slice("features")
-                form = (STORED_DTYPES[features.get_dtype()], features.get_shape()[1])
-        except SafetensorError:
+            self._checked(shard)
+        except StoreDamaged:
             return False
-        start, stop = self.bounds(shard)
-        keys = zip(json.loads(header["sources"]), json.loads(header["ids"]), strict=True)
-        return form == self._row_form() and list(keys) == list(self._row_keys[start:stop])
+        return True
 
-    def _row_form(self) -> tuple[torch.dtype, int]:
-        """What a row is stored as: the tensor's dtype and its width."""
-        dtype, dim = self.meaning["dtype"], self.meaning["projection"]["dim"]
-        return (torch.int8, packed_width(dim, BITS[dtype])) if dtype in BITS else (DTYPES[dtype], dim)
+    def _checked(self, shard: int) -> Header:
+        """A shard's header. Raises StoreDamaged where it isn't one of this store, or holds other rows."""
+        start, stop = self.bounds(shard)
+        header = read_header(self.folder / shard_name(shard))
+        require_described(header, self.meaning, fingerprint(self.meaning))
+        if header.num_rows != stop - start or not header.holds(self._row_keys[start:stop]):
+            raise StoreDamaged(f"{header.path}: holds other rows than it should: delete it, and run again")
+        return header
 
     def write(self, shard: int, features_RK: Tensor) -> None:
         """Store float32 features as the meaning's dtype has them, and their norms."""
         start, stop = self.bounds(shard)
         keys = self._row_keys[start:stop]
-        tensors = stored(features_RK, self.meaning["dtype"])
-        metadata = {"ids": [row_id for _, row_id in keys], "sources": [source for source, _ in keys]}
+        tensors = {
+            name: tensor.cpu().contiguous() for name, tensor in stored(features_RK, self.meaning["dtype"]).items()
+        }
+        metadata = {
+            "ids": rows_text([row_id for _, row_id in keys]),
+            "sources": rows_text([source for source, _ in keys]),
+            "checks": checks_of(tensors, fingerprint(self.meaning), block_rows(self._dim)).dumps(),
+        }
         with atomic_path(self.folder / shard_name(shard)) as path:
-            save_file(
-                {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
-                path,
-                {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()},
-            )
+            save_file(tensors, path, metadata)
 
     def finish(self) -> FeatureStore:
-        """Checksum the shards and write the manifest."""
+        """Hold the shards against their own checksums, and write the manifest with one of each file.
+
+        Raises StoreDamaged where a shard was damaged since it was written: it would get a good checksum.
+        """
         shards = []
         for shard in range(self.num_shards):
-            start, stop = self.bounds(shard)
-            path = self.folder / shard_name(shard)
-            shards.append({"file": path.name, "rows": stop - start, "sha256": file_sha256(path)})
+            header = self._checked(shard)
+            require_whole(header, self._dim)
+            shards.append({"file": header.path.name, "rows": header.num_rows, "sha256": file_sha256(header.path)})
         facts = {
-            "format": "gradsift feature store",
+            "format": FORMAT,
             "version": FORMAT_VERSION,
             "num_rows": len(self._row_keys),
             "meaning": self.meaning,
@@ -121,6 +132,6 @@ class StoreWriter:
         }
         if self._quantized_from is not None:
             facts["quantized_from"] = self._quantized_from
-        write_json(self.folder / MANIFEST, facts)
+        write_record(self.folder / MANIFEST, facts)
         (self.folder / MEANING_FILE).unlink(missing_ok=True)
         return FeatureStore(self.folder)

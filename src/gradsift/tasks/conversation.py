@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from gradsift.data import Example
+from gradsift.data import Example, Message, said
 from gradsift.errors import DataError
 from gradsift.tasks import squad
 from gradsift.tasks.question import EvaluationProtocol, Question, Scores, in_natural_order
@@ -24,7 +24,7 @@ def held_out_questions(examples: Iterable[Example], target: str, path: Path) -> 
 
 def asked_for_loss(example: Example) -> Question:
     """A built-in task's validation example as a question that nothing but the loss of its completion is asked of."""
-    question, completion = (message["content"] for message in example.messages)
+    question, completion = map(said, example.messages)
     return Question(
         id=example.id,
         subtask=example.subtask or example.source,
@@ -41,8 +41,9 @@ def _question(example: Example, target: str, path: Path) -> Question:
     turns = [turn for turn, message in enumerate(example.messages) if message["role"] == "assistant"]
     if not turns:
         raise DataError(f"held-out example {example.id!r} has no assistant turn: there is no answer to compare", path)
-    before, answer = example.messages[: turns[-1]], example.messages[turns[-1]]["content"]
-    last = before.pop()["content"] if before and before[-1]["role"] == "user" else ""
+    before, reply = example.messages[: turns[-1]], example.messages[turns[-1]]
+    last = said(before.pop()) if before and before[-1]["role"] == "user" else ""
+    answer = reply["content"] or said(reply)
     return Question(
         id=example.id,
         subtask=example.subtask or target,
@@ -53,7 +54,13 @@ def _question(example: Example, target: str, path: Path) -> Question:
         answers=(answer,),
         completion=answer,
         history=tuple(before),
+        tools=tuple(example.tools),
+        reply=reply if _is_more_than_text(reply) else None,
     )
+
+
+def _is_more_than_text(message: Message) -> bool:
+    return "tool_calls" in message or "reasoning_content" in message
 
 
 def _judge_exact_match(question: Question, output: str) -> Scores:

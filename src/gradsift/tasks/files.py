@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from gradsift.data import parsed_json
 from gradsift.errors import DataError
 
 VALIDATION_SPLIT = "val"
@@ -67,6 +68,8 @@ def target_files(path: Path, task: str, patterns: tuple[str, ...], without: tupl
     """
     if path.is_file():
         return [path]
+    if path.exists() and not path.is_dir():
+        raise DataError("is neither a file nor a folder", path)
     if not path.is_dir():
         raise DataError("no such file or folder", path)
     wanted = [folder + pattern for folder in ("", f"{task}/", f"eval/{task}/") for pattern in patterns]
@@ -79,6 +82,8 @@ def target_files(path: Path, task: str, patterns: tuple[str, ...], without: tupl
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[IO[str]]:
     """The file as UTF-8 text with its line ends untouched, unpacked where it is `.gz`."""
+    if path.exists() and not path.is_file():
+        raise DataError("is no file", path)
     try:
         if path.suffix == ".gz":
             with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as file:
@@ -147,12 +152,25 @@ def _rows(path: Path) -> list[Row]:
         return [Row(_parsed(text, path, line), path, line) for line, text in enumerate(file, start=1) if text.strip()]
 
 
+def _is_writable(value: Any) -> bool:
+    """Whether UTF-8 has all characters of its texts."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _parsed(text: str, path: Path, line: int | None = None) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = parsed_json(text)
     except json.JSONDecodeError as error:
         place = error.lineno if line is None else line
         raise DataError(f"broken JSON: {error.msg}", path, place) from error
+    except DataError as error:
+        raise DataError(str(error), path, line) from error
+    if "\\u" in text and not _is_writable(value):
+        raise DataError("holds half of a surrogate pair", path, line)
     if not isinstance(value, dict):
         raise DataError(f"not a JSON object but {type(value).__name__}", path, line)
     return value

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from gradsift.data import Message
 from gradsift.errors import DataError
@@ -40,6 +40,10 @@ class Question:
     """The turns before the question."""
     passages: tuple[str, ...] = ()
     """Texts inside the shots and the question that the protocol shortens."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Definitions of the tools that may be called."""
+    reply: Message | None = None
+    """The turn that is right, where it is more than the text in `completion`: it calls tools, or reasons."""
 
     def messages(self, num_shots: int) -> list[Message]:
         """The conversation up to the assistant turn, with the first `num_shots` shots."""

@@ -31,7 +31,8 @@ class TargetConfig(BaseModel):
     format: str | None = None
     columns: dict[str, str] = {}
     split: str | None = None
-    limit: int | None = None
+    limit: int | None = Field(None, ge=1)
+    """The first examples alone."""
     test_path: str | None = None
     """Held-out examples, laid out as those in `path`. None: a built-in task's are in `path` too, a file has none."""
     test_limit: int | None = Field(None, ge=1)
@@ -114,5 +115,11 @@ def _source(config: TargetConfig, path: str, limit: int | None) -> SourceConfig:
     if config.subtask_column is not None:
         columns["subtask"] = config.subtask_column
     return SourceConfig(
-        name=config.name, path=path, format=config.format, columns=columns, split=config.split, limit=limit
+        name=config.name,
+        path=path,
+        format=config.format,
+        columns=columns,
+        split=config.split,
+        limit=limit,
+        on_error="refuse",  # an example may be all that a subtask has
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gradsift.encoding import EncodedRow
 from gradsift.errors import ConfigError, UserError
 from gradsift.machine import Progress
-from gradsift.model import LoraConfig
+from gradsift.model import LoraConfig, quiet_peft
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,11 +85,13 @@ def finetune(model: nn.Module, training: Training) -> list[dict[str, float]]:
     """
     from gradsift.training.trainer import Keeper, build_trainer
 
+    _require_rates(training)
     if training.config.gradient_checkpointing:
         _forget_activations(model)
     last = _last_complete(training.folder)
 
     def keep(saved: Path) -> None:
+        _require_numbers(model, training.section)
         training.on_save(saved)
         (saved / COMPLETE_MARK).touch()
 
@@ -96,18 +99,37 @@ def finetune(model: nn.Module, training: Training) -> list[dict[str, float]]:
         if last is not None:
             logger.info("%s: going on from %s", training.section, last.name)
             progress.resume(_step(last))
-        try:
+        with _refused_settings(training.section):
             trainer = build_trainer(model, training.rows, _arguments(training), Keeper(keep, progress))
-        except (ValueError, ImportError, RuntimeError) as error:  # an unknown scheduler, a tracker not installed
-            reason = " ".join(str(error).split())[:300]
-            raise ConfigError(f"{training.section}: the Trainer refuses its settings: {reason}") from error
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        with quiet_peft():
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
+    _require_numbers(model, training.section)
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+@contextlib.contextmanager
+def _refused_settings(section: str) -> Iterator[None]:
+    """One line of what the Trainer says of settings: an unknown scheduler, a tracker that is not installed."""
+    try:
+        yield
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{section}: the Trainer refuses its settings: {reason}") from error
+
+
+def _require_rates(training: Training) -> None:
+    rates = learning_rates(training)
+    if rates is not None and not any(rate > 0 for rate in rates):
+        raise ConfigError(
+            f"{training.section}.lr_scheduler_type: {training.config.lr_scheduler_type} gives none of the "
+            f"{training.num_steps} steps a learning rate above 0: lower warmup_ratio, or train on more rows"
+        )
+
+
+def _require_numbers(model: nn.Module, section: str) -> None:
     trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
     if not all(bool(parameter.isfinite().all()) for parameter in trained):
-        raise UserError(
-            f"{training.section} diverged (weights that are not numbers): lower {training.section}.learning_rate"
-        )
-    return [entry for entry in trainer.state.log_history if "loss" in entry]
+        raise UserError(f"{section} diverged (weights that are not numbers): lower {section}.learning_rate")
 
 
 def _forget_activations(model: nn.Module) -> None:
@@ -128,7 +150,7 @@ def _arguments(training: Training) -> dict[str, Any]:
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": config.batch_size // micro,
         "lr_scheduler_type": config.lr_scheduler_type,
-        "warmup_steps": config.warmup_ratio,  # below 1: a fraction of all steps
+        "warmup_steps": warmup_steps(training),
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
         "seed": training.seed,
@@ -137,6 +159,33 @@ def _arguments(training: Training) -> dict[str, Any]:
         "bf16": training.bf16,
         **(by_steps if training.save_steps else {"save_strategy": "epoch"}),
     }
+
+
+def warmup_steps(training: Training) -> int:
+    """Steps over which the learning rate rises from 0: the ratio of all, rounded up; none where there is one step.
+
+    The first of them is taken at rate 0, so a training of a single step would learn nothing.
+    """
+    num_steps = training.num_steps
+    return math.ceil(num_steps * training.config.warmup_ratio) if num_steps > 1 else 0
+
+
+def learning_rates(training: Training) -> list[float] | None:
+    """The rate of every step, from transformers' own schedule; None where it depends on an evaluation.
+
+    Raises ConfigError where the schedule is unknown, or needs settings that the config can't give.
+    """
+    import torch
+    from transformers import get_scheduler
+
+    config, num_steps = training.config, training.num_steps
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=config.learning_rate)  # never steps
+    with _refused_settings(training.section):
+        schedule = get_scheduler(config.lr_scheduler_type, optimizer, warmup_steps(training), num_steps)
+    if not hasattr(schedule, "lr_lambdas"):
+        return None
+    (factor,) = schedule.lr_lambdas
+    return [config.learning_rate * factor(step) for step in range(num_steps)]
 
 
 def micro_batch_size(training: Training) -> int:

@@ -50,6 +50,4 @@ class Unit:
 
 def store_writer(corpus: Path, folder: Path, meaning: Mapping[str, Any], config: FeaturesConfig) -> StoreWriter:
     """The writer of a store of a corpus' rows."""
-    table = Corpus(corpus).table(["source", "id"])
-    keys = list(zip(table["source"].to_pylist(), table["id"].to_pylist(), strict=True))
-    return StoreWriter(folder, meaning, keys, config.shard_rows)
+    return StoreWriter(folder, meaning, Corpus(corpus).keys, config.shard_rows)
