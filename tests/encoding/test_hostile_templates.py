@@ -12,7 +12,7 @@ from runs import gradsift, tiny_run
 
 from gradsift.data.example import Example, Message
 from gradsift.encoding.encoder import EncodedRow, Encoder, EncodingConfig, SetAside
-from gradsift.encoding.rendering import Renderer
+from gradsift.encoding.rendering import ConversationRefused, Renderer
 from gradsift.errors import TemplateError
 from gradsift.model.loading import ModelConfig, load_tokenizer
 
@@ -156,3 +156,42 @@ def test_a_run_goes_on_without_the_rows_that_a_template_refuses(tiny_model_folde
     aside = (tmp_path / "run" / "pool" / "set_aside.jsonl").read_text()
     assert "the template refuses it: no threes" in aside
     assert 0 < aside.count("\n") <= 12
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "'{:>999999999}'.format(1)",
+        "'{:>{}}'.format(1, 999999999)",
+        "'{:.999999999f}'.format(1.0)",
+        "'{0:>{w}}'.format_map({'w': 999999999})",
+        "'%999999999d' % 1",
+        "'%*d' % (999999999, 1)",
+        "'%.999999999f' % 1.0",
+        "'%999999999s' | format('x')",
+        "'x'.center(999999999)",
+        "'x'.ljust(width=999999999)",
+        "'1'.zfill(999999999)",
+        "'x' | center(999999999)",
+        "'x\\ny' | indent(999999999)",
+    ],
+)
+def test_formatting_to_a_huge_width_is_refused(expression: str) -> None:
+    with pytest.raises(ConversationRefused):
+        Renderer("t", "{{ " + expression + " }}").render({})
+
+
+@pytest.mark.parametrize(
+    ("expression", "text"),
+    [
+        ("'{:>3}|{{12345678}}'.format(1)", "  1|{12345678}"),
+        ("'call 12345678: %s %%' % 'x'", "call 12345678: x %"),
+        ("'%3d of 123456789' | format(1)", "  1 of 123456789"),
+        ("'x'.center(3)", " x "),
+        ("'x' | center(3)", " x "),
+        ("7 % 3", "1"),
+        ("'12345678'.replace('1', 'one')", "one2345678"),
+    ],
+)
+def test_ordinary_formatting_is_as_ever(expression: str, text: str) -> None:
+    assert Renderer("t", "{{ " + expression + " }}").render({}).text == text

@@ -19,6 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError, safe_ra
 from jinja2.visitor import NodeTransformer
 
 from gradsift.encoding.masks import Span
+from gradsift.encoding.widths import FORMATTING_FILTERS, narrow, require_small_numbers, require_small_widths
 from gradsift.errors import TemplateError
 
 MOMENT = datetime(2024, 7, 26)
@@ -135,7 +136,7 @@ class _NoEndError(Exception):
 class _Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
     """transformers' sandbox, with every loop and macro counted."""
 
-    intercepted_binops = frozenset({"*", "**", "+"})
+    intercepted_binops = frozenset({"*", "**", "+", "%"})
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         template = super()._parse(source, name, filename)
@@ -151,7 +152,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
         return nodes.Test(count, STEP, [], [], None, None, lineno=node.lineno).set_environment(self)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """A sum, product or power, if its result isn't huge."""
+        """A sum, product, power or formatted text, if its result isn't huge."""
+        if operator == "%" and isinstance(left, str):
+            require_small_widths(left)
         if operator == "+" and isinstance(left, str) and isinstance(right, str):
             _require_room(len(left) + len(right))
         if operator == "**" and not (isinstance(left, int | float) and isinstance(right, int | float)):
@@ -164,6 +167,19 @@ class _Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
                     raise SecurityError(f"what is repeated is longer than {MAX_REPEATED:,}")
                 self.extensions[_Steps.identifier].step(max(len(repeated) * times, 0))
         return super().call_binop(context, operator, left, right)
+
+    def call(__self, __context: Any, __callee: Any, *arguments: Any, **named: Any) -> Any:  # noqa: N805
+        """The call, if it isn't one of a text's methods that pads it to a huge width."""
+        if isinstance(getattr(__callee, "__self__", None), str):
+            require_small_numbers(*arguments, *named.values())
+        return super().call(__context, __callee, *arguments, **named)
+
+    def wrap_str_format(self, value: Any) -> Any:
+        """`str.format` of a text that shows its widths."""
+        wrapped = super().wrap_str_format(value)
+        if wrapped is not None:
+            require_small_widths(value.__self__, braces=True)
+        return wrapped
 
 
 class _Measured(NodeTransformer):  # type: ignore[misc]
@@ -242,6 +258,7 @@ def _environment() -> _Sandbox:
     environment.tests[STEP] = jinja2.pass_context(lambda _, count: steps.step(count))
     environment.filters[MEASURE] = jinja2.pass_context(lambda _, text: _measured(text))
     environment.filters["tojson"] = _tojson
+    environment.filters |= {name: narrow(name, environment.filters[name]) for name in FORMATTING_FILTERS}
     environment.filters["random"] = _chance
     environment.globals.update(
         range=counted_range,
