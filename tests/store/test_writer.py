@@ -3,45 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
+from stores import KEYS, features, meaning, written
 
 from gradsift.errors import StoreDamaged, StoreMismatch
 from gradsift.store.store import FeatureStore
 from gradsift.store.writer import StoreWriter
-
-KEYS = [("pool", f"row-{index}") for index in range(10)]
-
-
-def meaning(**changes: Any) -> dict[str, Any]:
-    return {
-        "checkpoint": "c",
-        "base_model": "b",
-        "tokenizer": "t",
-        "template": "tulu",
-        "max_length": 64,
-        "parameters": {"layer.0.lora_A.default.weight": [4, 8]},
-        "projection": {"kind": "sketch", "dim": 16, "seed": 0, "version": 1},
-        "gradient": "reference",
-        "dtype": "float32",
-        "data": "d",
-        **changes,
-    }
-
-
-def features(scale: float = 1.0) -> torch.Tensor:
-    return scale * torch.randn(10, 16, generator=torch.Generator().manual_seed(0))
-
-
-def written(folder: Path, values: torch.Tensor, **changes: Any) -> FeatureStore:
-    described = {key: value for key, value in meaning(**changes).items() if value is not None}
-    writer = StoreWriter(folder, described, KEYS, 4)
-    writer.open()
-    for shard in writer.missing():
-        writer.write(shard, values[slice(*writer.bounds(shard))])
-    return writer.finish()
 
 
 @pytest.mark.parametrize(("wanted", "found"), [("float32", "int8"), ("int8", "int4"), ("int8", "float32")])
