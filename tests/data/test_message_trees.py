@@ -10,25 +10,7 @@ from gradsift.data.formats import FORMATS
 from gradsift.data.message_trees import Node, conversations
 from gradsift.errors import DataError
 
-ROWS: dict[str, dict[str, Any]] = {
-    "messages": {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]},
-    "sharegpt": {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]},
-    "prompt_completion": {"prompt": "Hi", "completion": "Ho"},
-    "alpaca": {"instruction": "Hi", "output": "Ho"},
-    "dolly": {"instruction": "Hi", "response": "Ho"},
-    "flan": {"inputs": "Hi", "targets": "Ho"},
-    "cot": {"question": "Hi", "answer": "Ho", "rationale": "One greets back."},
-    "oasst_trees": {
-        "message_tree_id": "a",
-        "prompt": {
-            "message_id": "a",
-            "role": "prompter",
-            "text": "Hi",
-            "replies": [{"message_id": "b", "role": "assistant", "text": "Ho"}],
-        },
-    },
-    "oasst_messages": {"message_id": "a", "parent_id": None, "text": "Hi", "role": "prompter"},
-}
+ROW: dict[str, Any] = {"message_id": "a", "parent_id": None, "text": "Hi", "role": "prompter"}
 
 
 # Message trees
@@ -123,7 +105,7 @@ def test_deep_tree_needs_no_deep_stack() -> None:
 def test_message_is_usable_unless_it_says_otherwise(flag: dict[str, object], usable: bool) -> None:
     to_nodes = FORMATS["oasst_messages"].nodes
     assert to_nodes is not None
-    assert to_nodes(ROWS["oasst_messages"] | flag)[0].usable is usable
+    assert to_nodes(ROW | flag)[0].usable is usable
 
 
 @pytest.mark.parametrize(
@@ -138,7 +120,7 @@ def test_message_that_cannot_be_read_is_described(changed: dict[str, object], sa
     to_nodes = FORMATS["oasst_messages"].nodes
     assert to_nodes is not None
     with pytest.raises(DataError, match=said):
-        to_nodes(ROWS["oasst_messages"] | changed)
+        to_nodes(ROW | changed)
 
 
 def test_tree_without_a_message_text_is_described() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from templates import MARKED, UNMARKED
 from tokenizers import processors
 
 from gradsift.data.example import Example, Message
@@ -14,17 +15,6 @@ from gradsift.encoding import tokenization
 from gradsift.encoding.encoder import EncodedRow, Encoder, EncodingConfig, SetAside
 from gradsift.encoding.masks import IGNORED
 from gradsift.model.loading import ModelConfig, load_tokenizer
-
-MARKED = (
-    "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {% if m.role == 'assistant' %}{% generation %}"
-    "{{ m.content + eos_token }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}[assistant] {% endif %}"
-)
-UNMARKED = (
-    "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}"
-    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
-    "{% if add_generation_prompt %}[assistant] {% endif %}"
-)
 
 
 @pytest.fixture

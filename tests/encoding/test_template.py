@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from templates import MARKED, UNMARKED
 
 from gradsift.data.example import Example, Message
 from gradsift.encoding.encoder import EncodedRow, Encoder, EncodingConfig, SetAside
@@ -15,16 +16,6 @@ from gradsift.encoding.refusals import mostly_shown
 from gradsift.errors import TemplateError
 from gradsift.model.loading import ModelConfig, load_tokenizer
 
-MARKED = (
-    "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {% if m.role == 'assistant' %}{% generation %}"
-    "{{ m.content + eos_token }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}[assistant] {% endif %}"
-)
-UNMARKED = (
-    "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}"
-    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
-    "{% if add_generation_prompt %}[assistant] {% endif %}"
-)
 DEFAULT_SYSTEM = (
     "{% if messages[0].role != 'system' %}[system] Help.{% endif %}{% for m in messages %}[{{ m.role }}]{{ m.content }}"
     "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"

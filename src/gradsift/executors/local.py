@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
 
 from gradsift.errors import GradsiftError, UserError, WorkerLost
-from gradsift.machine import share_threads
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def _listen(connection: Connection, pending: list[Any], report: Report) -> bool:
 def _serve(make_worker: Callable[[int], Worker[Any]], index: int, workers: int, connection: Connection) -> None:
     """A worker process: ask for units until there are none. It ends with its parent, whose end closes the pipe."""
     try:
-        share_threads(workers)
+        _share_threads(workers)
         worker = make_worker(index)
         connection.send(("ready", None))
         while (unit := connection.recv()) is not None:
@@ -101,3 +101,10 @@ def _serve(make_worker: Callable[[int], Worker[Any]], index: int, workers: int, 
         connection.send(("refused", str(error)))
     except Exception:
         connection.send(("failed", traceback.format_exc()))
+
+
+def _share_threads(num_processes: int) -> None:
+    """Give this process its share of the cores."""
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_processes))

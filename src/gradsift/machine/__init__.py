@@ -23,7 +23,7 @@ from gradsift.machine.markdown import table
 from gradsift.machine.progress import Progress, duration
 from gradsift.machine.records import Record, finished_facts, read_record, remove_record, renewed, write_record
 from gradsift.machine.runfolder import RunFolder
-from gradsift.machine.threads import Threads, compute_threads, share_threads
+from gradsift.machine.threads import Threads, compute_threads
 from gradsift.machine.waiting import wait_politely
 
 __all__ = [
@@ -56,7 +56,6 @@ __all__ = [
     "remove_record",
     "renewed",
     "require_space",
-    "share_threads",
     "table",
     "wait_politely",
     "write_json",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,13 +12,6 @@ AHEAD = 2
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def share_threads(num_processes: int) -> None:
-    """Give this process its share of the cores."""
-    import torch
-
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_processes))
 
 
 class Threads:

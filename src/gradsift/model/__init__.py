@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradsift.model.adapter_files import ADAPTER_CONFIG, adapter_meaning
+from gradsift.model.adapter_files import ADAPTER_CONFIG
 from gradsift.model.adapters import LoraConfig, add_lora, add_saved_lora, lora_at, quiet_peft
 from gradsift.model.checkpoints import (
     CHECKPOINT_JSON,
@@ -15,13 +15,13 @@ from gradsift.model.checkpoints import (
     load_checkpoint,
     read_moments,
 )
-from gradsift.model.description import ModelDescription, describe_model, load_encoder, num_embeddings
+from gradsift.model.description import describe_model, load_encoder, num_embeddings
 from gradsift.model.finetuned import load_finetuned
 from gradsift.model.identity import model_fingerprint
 from gradsift.model.loading import ModelConfig, hidden_size, load_base_model, load_tokenizer
 from gradsift.model.losses import example_losses, hidden_states
 from gradsift.model.moments import AdamSettings, Moments
-from gradsift.model.positions import alike_parts, looks_at_the_batch, position_sides
+from gradsift.model.positions import alike_parts, position_sides
 from gradsift.model.tail import Shortcuts, find_shortcuts, only_positions
 
 __all__ = [
@@ -31,10 +31,8 @@ __all__ = [
     "Checkpoint",
     "LoraConfig",
     "ModelConfig",
-    "ModelDescription",
     "Moments",
     "Shortcuts",
-    "adapter_meaning",
     "adapter_shapes",
     "add_lora",
     "add_saved_lora",
@@ -53,7 +51,6 @@ __all__ = [
     "load_encoder",
     "load_finetuned",
     "load_tokenizer",
-    "looks_at_the_batch",
     "lora_at",
     "model_fingerprint",
     "num_embeddings",
