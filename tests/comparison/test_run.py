@@ -66,6 +66,17 @@ def test_a_representation_costs_one_forward_pass_and_no_warmup(tmp_path: Path, t
     assert not (tmp_path / "run" / "comparison" / "seed-0" / "warmup").exists()
 
 
+def test_methods_that_are_fused_cost_what_both_do(tmp_path: Path, tiny_model_folder: Path) -> None:
+    methods = ["less", ["less", "rds+"], "rds+"]
+    config = tiny_run(tmp_path, tiny_model_folder, compare={"methods": methods, "seeds": [0]})
+    assert gradsift("compare", config) == 0
+    cells = tmp_path / "run" / "comparison" / "cells" / "seed-0" / "sums"
+    costs = {path.stem: read_json(path)["selection"]["flops"] for path in cells.glob("*.json")}
+    assert costs["fused-less-rds+"] == costs["less"] + costs["rds+"]
+    selection = tmp_path / "run" / "comparison" / "seed-0" / "selection" / "sums"
+    assert len((selection / "fused-less-rds+.jsonl").read_text().splitlines()) == 6
+
+
 def test_seeds_warm_up_on_different_rows_of_the_same_pool(compared: Path) -> None:
     manifests = [comparison(compared) / f"seed-{seed}" / "warmup" / "manifest.json" for seed in (0, 1)]
     first, second = (read_json(path)["rows"] for path in manifests)

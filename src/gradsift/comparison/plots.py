@@ -73,7 +73,7 @@ class _Selections:
     @cached_property
     def scored(self) -> list[str]:
         """Methods with scores of their own."""
-        methods = (cell.arm.method for cell in self.cells if cell.arm)
+        methods = (method for cell in self.cells if cell.arm for method in cell.arm.methods)
         return [method for method in dict.fromkeys(methods) if method not in WITHOUT_SCORES]
 
     def of(self, target: str, label: str) -> list[frozenset[int]]:
@@ -81,16 +81,20 @@ class _Selections:
         found = [cell for cell in self.cells if cell.target == target and cell.label == label]
         return [frozenset(read_selection(self._run(cell), target, cell.name)["rows"]) for cell in found]
 
+    def _cell(self, target: str, method: str) -> Cell:
+        """The first seed's that has the method's scores."""
+        return next(cell for cell in self.cells if cell.target == target and cell.arm and method in cell.arm.methods)
+
     def scores(self, target: str, method: str) -> npt.NDArray[np.float64]:
         """The pool's scores with the first seed that has them."""
-        cell = next(cell for cell in self.cells if cell.target == target and cell.arm and cell.arm.method == method)
+        cell = self._cell(target, method)
         table = pq.read_table(self._run(cell).scores(target, method), columns=["score"])
         scores: npt.NDArray[np.float64] = table["score"].to_numpy()
         return scores[np.isfinite(scores)]
 
     def threshold(self, target: str, method: str) -> float:
         """The least score of the best rows, as many as the method chose."""
-        cell = next(cell for cell in self.cells if cell.target == target and cell.arm and cell.arm.method == method)
+        cell = self._cell(target, method)
         count = int(read_selection(self._run(cell), target, cell.name)["num_selected"])
         ordered = np.sort(self.scores(target, method))
         return float(ordered[-min(count, len(ordered))])

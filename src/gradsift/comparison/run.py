@@ -47,7 +47,6 @@ from gradsift.pipeline import (
     warmup_stage,
     write_environment,
 )
-from gradsift.selection import ArmConfig
 from gradsift.stages import read_selection
 
 logger = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ DECISIVE = {
 }
 """Sections that decide a cell."""
 RECORD_KEYS = ("inputs", "seed", "target", "metric_name", "metric", "answer_loss")
-NEWER = (("supervise", "all"), ("on_error", "set_aside"), ("gguf_file", None))
+NEWER = (("supervise", "all"), ("on_error", "set_aside"), ("gguf_file", None), ("random_share", 0.0))
 """Keys that came later, and what was done before."""
 SEEDLESS = (*REPRESENTATIONS, EMBEDDING)
 """Methods whose features no seed changes."""
@@ -148,7 +147,8 @@ def _do(config: RunConfig, cell: Cell) -> None:
         if cell.arm is None:
             evaluation_of(own).evaluate_base(own.targets[0], cell.name)
         else:
-            _prepare(config, seeded, cell.arm, watch)
+            for method in cell.arm.methods:
+                _prepare(config, seeded, method, watch)
             _train_and_evaluate(own, cell, watch)
         facts = {"inputs": _inputs(config, cell), "made_from": _made_from(config, cell)}
         predictions = [path for path in (_predictions_path(config, cell),) if path.is_file()]
@@ -171,20 +171,20 @@ def _link(link: Path, folder: Path) -> None:
         link.symlink_to(os.path.relpath(folder, link.parent), target_is_directory=True)
 
 
-def _prepare(config: RunConfig, seeded: RunConfig, arm: ArmConfig, watch: Watch) -> None:
+def _prepare(config: RunConfig, seeded: RunConfig, method: str, watch: Watch) -> None:
     """What all targets share, where the method needs it: warmup and features; RUN holds those that no seed changes."""
-    chosen = {"select": seeded.select.model_copy(update={"method": arm.method})}
-    if arm.method in SEEDLESS:
-        with locked(config.run.path, wait=True), _shared_watch(config).timed(_features_piece(arm)):
+    chosen = {"select": seeded.select.model_copy(update={"method": method})}
+    if method in SEEDLESS:
+        with locked(config.run.path, wait=True), _shared_watch(config).timed(_features_piece(method)):
             features_stage(config.model_copy(update=chosen))
-        _link(seeded.run.pool_features(arm.method), config.run.pool_features(arm.method))
+        _link(seeded.run.pool_features(method), config.run.pool_features(method))
         for target in config.targets:
-            folders = (run.target_features(target.name, arm.method) for run in (seeded.run, config.run))
+            folders = (run.target_features(target.name, method) for run in (seeded.run, config.run))
             _link(*folders)
         return
     with watch.timed("warmup"):
         warmup_stage(seeded.model_copy(update=chosen))
-    with watch.timed(_features_piece(arm)):
+    with watch.timed(_features_piece(method)):
         features_stage(seeded.model_copy(update=chosen))
 
 
@@ -192,8 +192,8 @@ def _shared_watch(config: RunConfig) -> Watch:
     return Watch(comparison_folder(config))
 
 
-def _features_piece(arm: ArmConfig) -> str:
-    return f"features/{arm.method}"
+def _features_piece(method: str) -> str:
+    return f"features/{method}"
 
 
 def _train_and_evaluate(own: RunConfig, cell: Cell, watch: Watch) -> None:
@@ -243,16 +243,26 @@ def _figures(own: RunConfig, cell: Cell) -> dict[str, Any]:
 
 
 def _selection_cost(config: RunConfig, cell: Cell, watch: Watch) -> dict[str, float | None]:
-    """Warmup and features are made once for all targets, and counted in full for each; None: not known."""
+    """Warmup and features are made once for all targets, and counted in full for each; of methods that are fused, the
+    sum; None: not known."""
     assert cell.arm is not None
-    method, features = cell.arm.method, _features_piece(cell.arm)
-    seconds = watch.of(_piece("score", cell), _piece("select", cell))
+    costs = [_features_cost(config, cell.seed, method, watch) for method in cell.arm.methods]
+    flops = [own for _, own in costs if own is not None]
+    return {
+        "seconds": watch.of(_piece("score", cell), _piece("select", cell)) + sum(seconds for seconds, _ in costs),
+        "flops": sum(flops) if len(flops) == len(costs) else None,
+    }
+
+
+def _features_cost(config: RunConfig, seed: int, method: str, watch: Watch) -> tuple[float, float | None]:
+    """Seconds and operations of what a method's scores are made from."""
+    features = _features_piece(method)
     if method in BASELINES:
-        return {"seconds": seconds, "flops": 0.0}
+        return 0.0, 0.0
     if method in SEEDLESS:
         flops = representation_flops(config) if method in REPRESENTATIONS else None
-        return {"seconds": seconds + _shared_watch(config).of(features), "flops": flops}
-    return {"seconds": seconds + watch.of("warmup", features), "flops": less_flops(seed_config(config, cell.seed))}
+        return _shared_watch(config).of(features), flops
+    return watch.of("warmup", features), less_flops(seed_config(config, seed))
 
 
 def _training_cost(own: RunConfig, cell: Cell, watch: Watch) -> dict[str, float]:

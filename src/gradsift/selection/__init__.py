@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gradsift.selection.arms import ArmConfig, CompareConfig
+from gradsift.selection.fusion import fused
 from gradsift.selection.scoring import (
     Influence,
     ScoreConfig,
@@ -17,6 +18,7 @@ from gradsift.selection.selecting import (
     ScoredRows,
     SelectConfig,
     choose,
+    drawn,
     ranking,
     wanted_count,
     with_gumbel_noise,
@@ -36,6 +38,8 @@ __all__ = [
     "checkpoint_weights",
     "choose",
     "combined",
+    "drawn",
+    "fused",
     "ranking",
     "scored_subtasks",
     "subtask_directions",

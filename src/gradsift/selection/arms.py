@@ -7,15 +7,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from gradsift.selection.selecting import MethodName, StrategyName
+from gradsift.selection.selecting import MethodNames, StrategyName, members, method_label
 
 
 class ArmConfig(BaseModel):
-    """A way to select: a method, and the strategy that takes rows from its scores."""
+    """A way to select: a method, or several fused, and the strategy that takes rows from its scores."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: MethodName
+    method: MethodNames
     strategy: StrategyName | None = None
     """None: select.strategy, else the method's own."""
     epochs: int | None = Field(None, ge=1)
@@ -24,7 +24,13 @@ class ArmConfig(BaseModel):
     @property
     def label(self) -> str:
         """What tables and files call it."""
-        return self.method if self.strategy is None else f"{self.method}-{self.strategy}"
+        label = method_label(self.method)
+        return label if self.strategy is None else f"{label}-{self.strategy}"
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that are fused, or the only one."""
+        return members(self.method)
 
 
 class CompareConfig(BaseModel):
@@ -35,7 +41,8 @@ class CompareConfig(BaseModel):
     methods: list[ArmConfig] = Field(
         [ArmConfig(method=name) for name in ("less", "random", "bm25", "dsir", "rds", "full")], min_length=1
     )
-    """Names of methods, or `{method: less, strategy: round_robin}`, `{method: full, epochs: 1}`."""
+    """Names of methods, lists of those to fuse (`[less, rds+]`), or `{method: less, strategy: round_robin}`,
+    `{method: full, epochs: 1}`."""
     seeds: list[int] = Field([0, 1, 2], min_length=1)
     """Of the warmup's rows, the order of training and random choices; the pool and its samples stay the same."""
     fractions: list[float] = []
@@ -52,7 +59,7 @@ class CompareConfig(BaseModel):
         items = [value] if isinstance(value, str | Mapping) else value
         if not isinstance(items, list | tuple):
             return items  # refused by its type
-        return [{"method": item} if isinstance(item, str) else item for item in items]
+        return [{"method": item} if isinstance(item, str | list) else item for item in items]
 
     @field_validator("methods")
     @classmethod
