@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 from gradsift import __version__
-from gradsift.baselines import BASELINES, EMBEDDING, REPRESENTATIONS
+from gradsift.baselines import BASELINES, EMBEDDING, REPRESENTATIONS, TOV
 from gradsift.config import RunConfig, keep_config
 from gradsift.errors import RunFolderError
 from gradsift.features import Origin, SoleOrigin
@@ -25,6 +25,7 @@ from gradsift.stages import (
     EvaluateStage,
     FeaturesStage,
     SelectStage,
+    TovStage,
     TrainStage,
     finished_warmup,
     require_same_base,
@@ -49,9 +50,12 @@ def encode_stage(config: RunConfig) -> None:
 
 
 def warmup_stage(config: RunConfig) -> None:
-    """LoRA checkpoints of a short training, or the user's own; a baseline needs none."""
+    """LoRA checkpoints of a short training, or the user's own; `tov`'s training on each target; others need none."""
     if config.select.method == "less":
         _require_warmup(config)
+    if config.select.method == TOV:
+        for target in config.targets:
+            tov_of(config).tune(target.name)
 
 
 def _require_warmup(config: RunConfig) -> None:
@@ -73,7 +77,7 @@ def features_stage(config: RunConfig) -> None:
     if config.select.method == "less" and config.warmup.checkpoints is None:
         require_same_base(config.run, config.model)
     stage = FeaturesStage(config.run, config.model, config.features, config.executor)
-    stage.collect(origins_of(config), [] if _is_score(config) else [target.name for target in config.targets])
+    stage.collect(origins_of(config), [] if _is_number(config) else [target.name for target in config.targets])
 
 
 def score_stage(config: RunConfig) -> None:
@@ -83,7 +87,9 @@ def score_stage(config: RunConfig) -> None:
         stage = BaselineStage(config.run, config.pool, config.score, config.seed)
         for target in config.targets:
             stage.score(target, method)
-    elif _is_score(config):
+    elif method == TOV:
+        tov_of(config).score(names, config.score)
+    elif _is_number(config):
         score_by_number(config.run, method, names, config.score)
     else:
         score_by_influence(config.run, origins_of(config), names, config.score, method)
@@ -134,12 +140,20 @@ def evaluation_of(config: RunConfig) -> EvaluateStage:
 def origins_of(config: RunConfig) -> Sequence[Origin]:
     """What the method's features are made with: the checkpoints, or one model."""
     method = config.select.method
+    if method == TOV:
+        return tov_of(config).origins([target.name for target in config.targets])
     return checkpoints_of(config) if method == "less" else [SoleOrigin(method)]
 
 
-def _is_score(config: RunConfig) -> bool:
+def tov_of(config: RunConfig) -> TovStage:
+    """What trains on the targets' examples, and scores by it."""
+    return TovStage(config.run, config.model, config.baselines.tov, config.seed)
+
+
+def _is_number(config: RunConfig) -> bool:
+    """Whether the method gives each row of the pool a number, and looks at no features of a target."""
     method = config.select.method
-    return method in REPRESENTATIONS and REPRESENTATIONS[method].is_score
+    return method == TOV or (method in REPRESENTATIONS and REPRESENTATIONS[method].is_score)
 
 
 def checkpoints_of(config: RunConfig) -> list[Checkpoint]:

@@ -105,6 +105,15 @@ def representation_flops(config: RunConfig) -> float:
     return float(PassCost(num_weights(config.model)).forward * _tokens(config))
 
 
+def tov_flops(config: RunConfig, target: str) -> float:
+    """Two forward passes over the pool, and the training on the target's examples between them."""
+    run, weights = config.run, num_weights(config.model)
+    tuned = PassCost(weights, _adapter_size(run.tuned(target)))
+    trained_on = read_record(run.tuned(target) / MANIFEST, ("num_tokens",)).facts["num_tokens"]
+    passes = (PassCost(weights).forward + tuned.forward) * int(Corpus(run.pool).manifest["num_tokens"])
+    return float(passes + tuned.with_gradients * trained_on * config.baselines.tov.epochs)
+
+
 def training_flops(config: RunConfig, folder: Path) -> float:
     """The training of the model in `folder`."""
     weights = num_weights(config.target_model)

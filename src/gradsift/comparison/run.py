@@ -15,10 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gradsift.baselines import BASELINES, EMBEDDING, REPRESENTATIONS
-from gradsift.comparison.costs import Watch, less_flops, representation_flops, training_flops
+from gradsift.baselines import BASELINES, EMBEDDING, REPRESENTATIONS, TOV
+from gradsift.comparison.costs import Watch, less_flops, representation_flops, tov_flops, training_flops
 from gradsift.comparison.outcomes import Outcome
-from gradsift.comparison.plan import Cell, cell_config, cells, comparison_folder, seed_config, seed_folder
+from gradsift.comparison.plan import Cell, cell_config, cells, comparison_folder, seed_config, seed_folder, target_of
 from gradsift.comparison.plots import draw
 from gradsift.comparison.table import write_table
 from gradsift.config import RunConfig, keep_config
@@ -47,7 +47,6 @@ from gradsift.pipeline import (
     warmup_stage,
     write_environment,
 )
-from gradsift.selection import ArmConfig
 from gradsift.stages import read_selection
 
 logger = logging.getLogger(__name__)
@@ -63,6 +62,8 @@ NEWER = (("supervise", "all"), ("on_error", "set_aside"))
 """Keys that came later, and what was done before."""
 SEEDLESS = (*REPRESENTATIONS, EMBEDDING)
 """Methods whose features no seed changes."""
+BEFORE = "loss"
+"""The method whose features are the losses that `tov` starts from."""
 
 
 def compare(config: RunConfig) -> str:
@@ -115,7 +116,11 @@ def _is_done(config: RunConfig, cell: Cell) -> bool:
 
 def _inputs(config: RunConfig, cell: Cell) -> str:
     """What decides a cell, as far as the config says it; a changed pool is refused when it is encoded."""
-    return fingerprint(_as_before(cell_config(config, cell).model_dump(mode="json", include=DECISIVE)))
+    own = cell_config(config, cell)
+    settings = own.model_dump(mode="json", include=DECISIVE)
+    if own.select.method != TOV:
+        del settings["baselines"]["tov"]
+    return fingerprint(_as_before(settings))
 
 
 def _as_before(value: Any) -> Any:
@@ -148,7 +153,7 @@ def _do(config: RunConfig, cell: Cell) -> None:
         if cell.arm is None:
             evaluation_of(own).evaluate_base(own.targets[0], cell.name)
         else:
-            _prepare(config, seeded, cell.arm, watch)
+            _prepare(config, seeded, cell, watch)
             _train_and_evaluate(own, cell, watch)
         facts = {"inputs": _inputs(config, cell), "made_from": _made_from(config, cell)}
         predictions = [path for path in (_predictions_path(config, cell),) if path.is_file()]
@@ -171,29 +176,50 @@ def _link(link: Path, folder: Path) -> None:
         link.symlink_to(os.path.relpath(folder, link.parent), target_is_directory=True)
 
 
-def _prepare(config: RunConfig, seeded: RunConfig, arm: ArmConfig, watch: Watch) -> None:
-    """What all targets share, where the method needs it: warmup and features; RUN holds those that no seed changes."""
-    chosen = {"select": seeded.select.model_copy(update={"method": arm.method})}
-    if arm.method in SEEDLESS:
-        with locked(config.run.path, wait=True), _shared_watch(config).timed(_features_piece(arm)):
-            features_stage(config.model_copy(update=chosen))
-        _link(seeded.run.pool_features(arm.method), config.run.pool_features(arm.method))
-        for target in config.targets:
-            folders = (run.target_features(target.name, arm.method) for run in (seeded.run, config.run))
-            _link(*folders)
+def _prepare(config: RunConfig, seeded: RunConfig, cell: Cell, watch: Watch) -> None:
+    """What cells share, where the method needs it: warmup and features, of all targets or, of `tov`, of the cell's."""
+    assert cell.arm is not None
+    method = cell.arm.method
+    if method in SEEDLESS:
+        _prepare_seedless(config, seeded, method)
         return
-    with watch.timed("warmup"):
+    chosen: dict[str, Any] = {"select": seeded.select.model_copy(update={"method": method})}
+    if method == TOV:
+        _prepare_seedless(config, seeded, BEFORE)
+        chosen["targets"] = [target_of(config, cell)]
+    with watch.timed(_warmup_piece(cell)):
         warmup_stage(seeded.model_copy(update=chosen))
-    with watch.timed(_features_piece(arm)):
+    with watch.timed(_features_piece(cell)):
         features_stage(seeded.model_copy(update=chosen))
+
+
+def _prepare_seedless(config: RunConfig, seeded: RunConfig, method: str) -> None:
+    """Features that no seed changes: RUN holds them, a seed's folder has links."""
+    chosen = {"select": config.select.model_copy(update={"method": method})}
+    with locked(config.run.path, wait=True), _shared_watch(config).timed(f"features/{method}"):
+        features_stage(config.model_copy(update=chosen))
+    _link(seeded.run.pool_features(method), config.run.pool_features(method))
+    for target in config.targets:
+        folders = (run.target_features(target.name, method) for run in (seeded.run, config.run))
+        _link(*folders)
 
 
 def _shared_watch(config: RunConfig) -> Watch:
     return Watch(comparison_folder(config))
 
 
-def _features_piece(arm: ArmConfig) -> str:
-    return f"features/{arm.method}"
+def _warmup_piece(cell: Cell) -> str:
+    return f"warmup/{TOV}/{cell.target}" if _method(cell) == TOV else "warmup"
+
+
+def _features_piece(cell: Cell) -> str:
+    """The name of the work: a method's for all targets, `tov`'s of one."""
+    return f"features/{TOV}/{cell.target}" if _method(cell) == TOV else f"features/{_method(cell)}"
+
+
+def _method(cell: Cell) -> str:
+    assert cell.arm is not None
+    return cell.arm.method
 
 
 def _train_and_evaluate(own: RunConfig, cell: Cell, watch: Watch) -> None:
@@ -243,16 +269,21 @@ def _figures(own: RunConfig, cell: Cell) -> dict[str, Any]:
 
 
 def _selection_cost(config: RunConfig, cell: Cell, watch: Watch) -> dict[str, float | None]:
-    """Warmup and features are made once for all targets, and counted in full for each; None: not known."""
-    assert cell.arm is not None
-    method, features = cell.arm.method, _features_piece(cell.arm)
+    """Warmup and features are made once for all targets, and counted in full for each, but for those of `tov`, which
+    are the target's own; None: not known."""
+    method, features = _method(cell), _features_piece(cell)
     seconds = watch.of(_piece("score", cell), _piece("select", cell))
     if method in BASELINES:
         return {"seconds": seconds, "flops": 0.0}
     if method in SEEDLESS:
         flops = representation_flops(config) if method in REPRESENTATIONS else None
         return {"seconds": seconds + _shared_watch(config).of(features), "flops": flops}
-    return {"seconds": seconds + watch.of("warmup", features), "flops": less_flops(seed_config(config, cell.seed))}
+    seconds += watch.of(_warmup_piece(cell), features)
+    seeded = seed_config(config, cell.seed)
+    if method == TOV:
+        before = _shared_watch(config).of(f"features/{BEFORE}")
+        return {"seconds": seconds + before, "flops": tov_flops(seeded, cell.target)}
+    return {"seconds": seconds, "flops": less_flops(seeded)}
 
 
 def _training_cost(own: RunConfig, cell: Cell, watch: Watch) -> dict[str, float]:

@@ -9,6 +9,7 @@ from gradsift.stages.evaluate import BASE, EvaluateStage
 from gradsift.stages.features import FeaturesStage
 from gradsift.stages.score import score_by_influence
 from gradsift.stages.select import SelectStage, read_selection
+from gradsift.stages.tov import TovConfig, TovStage
 from gradsift.stages.train import TrainConfig, TrainStage
 from gradsift.stages.warmup import WarmupConfig, run_warmup, saved_checkpoints, warmup_rows
 from gradsift.stages.warmup_files import finished_warmup, require_same_base
@@ -21,6 +22,8 @@ __all__ = [
     "EvaluateStage",
     "FeaturesStage",
     "SelectStage",
+    "TovConfig",
+    "TovStage",
     "TrainConfig",
     "TrainStage",
     "WarmupConfig",

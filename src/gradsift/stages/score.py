@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gradsift.encoding import Corpus
 from gradsift.errors import DataError, StoreMismatch
-from gradsift.features import Origin
+from gradsift.features import Origin, TunedOrigin
 from gradsift.machine import (
     Progress,
     RunFolder,
@@ -115,6 +115,8 @@ def require_made_from(store: FeatureStore, checkpoint: Origin, corpus: Corpus) -
     now = {"data": corpus.manifest["fingerprint"], **corpus.manifest["encoding"]}
     if isinstance(checkpoint, Checkpoint):
         now["checkpoint"] = checkpoint.fingerprint()
+    if isinstance(checkpoint, TunedOrigin):
+        now["tuned"] = checkpoint.fingerprint
     for field, value in now.items():
         if store.meaning.get(field, value) != value:
             where = f"{store.folder} against what the run folder has now"
