@@ -30,8 +30,14 @@ from gradsift.yaml_text import MAX_CHARACTERS, parsed_yaml
 
 Named = TypeVar("Named", SourceConfig, TargetConfig)
 
-FREE_KEYS = ("features.tokens_per_batch", "warmup.micro_batch_size", "warmup.gradient_checkpointing")
-"""Keys that change speed and memory alone; scores and selections are made again when their sections change."""
+FREE_KEYS = (
+    "features.candidates",
+    "features.tokens_per_batch",
+    "warmup.micro_batch_size",
+    "warmup.gradient_checkpointing",
+)
+"""Keys that change speed and memory alone, or only which rows have features; scores and selections are made again when
+their sections change."""
 KEPT_CONFIG_REMEDY = "put it back as it was, or use another run_dir"
 PATH_KEYS = ("run_dir", "path", "test_path", "dataset_dir", "name_or_path", "template", "include_path")
 """Keys whose value may begin with `~`."""

@@ -27,10 +27,12 @@ from gradsift.stages import (
     SelectStage,
     TovStage,
     TrainStage,
+    candidates_for,
     finished_warmup,
     require_same_base,
     run_warmup,
     saved_checkpoints,
+    say_what_is_kept,
     score_by_influence,
     score_by_number,
 )
@@ -51,6 +53,8 @@ def encode_stage(config: RunConfig) -> None:
 
 def warmup_stage(config: RunConfig) -> None:
     """LoRA checkpoints of a short training, or the user's own; `tov`'s training on each target; others need none."""
+    if screen := screen_of(config):
+        warmup_stage(screen)
     if config.select.method == "less":
         _require_warmup(config)
     if config.select.method == TOV:
@@ -70,14 +74,20 @@ def features_stage(config: RunConfig) -> None:
     """Projected gradients of pool and targets at every checkpoint, or what a baseline matches instead of them."""
     if config.select.method in BASELINES:
         return
+    if screen := screen_of(config):
+        features_stage(screen)
     if config.select.method == EMBEDDING:
         settings = config.baselines.embedding
         EmbeddingStage(config.run, config.pool, settings, config.features, config.seed).collect(config.targets)
         return
     if config.select.method == "less" and config.warmup.checkpoints is None:
         require_same_base(config.run, config.model)
+    candidates = candidates_of(config)
+    if candidates is not None:
+        say_what_is_kept(config.run, candidates)
     stage = FeaturesStage(config.run, config.model, config.features, config.executor)
-    stage.collect(origins_of(config), [] if _is_number(config) else [target.name for target in config.targets])
+    names = [] if _is_number(config) else [target.name for target in config.targets]
+    stage.collect(origins_of(config), names, candidates)
 
 
 def score_stage(config: RunConfig) -> None:
@@ -92,7 +102,8 @@ def score_stage(config: RunConfig) -> None:
     elif _is_number(config):
         score_by_number(config.run, method, names, config.score)
     else:
-        score_by_influence(config.run, origins_of(config), names, config.score, method)
+        scored = candidates_of(config) or dict.fromkeys(names)
+        score_by_influence(config.run, origins_of(config), scored, config.score, method)
 
 
 def select_stage(config: RunConfig) -> None:
@@ -143,6 +154,23 @@ def origins_of(config: RunConfig) -> Sequence[Origin]:
     if method == TOV:
         return tov_of(config).origins([target.name for target in config.targets])
     return checkpoints_of(config) if method == "less" else [SoleOrigin(method)]
+
+
+def screen_of(config: RunConfig) -> RunConfig | None:
+    """The config of the method that picks the rows that `less` takes gradients of; None where that is every row."""
+    candidates = config.features.candidates
+    if config.select.method != "less" or candidates is None:
+        return None
+    return config.model_copy(update={"select": config.select.model_copy(update={"method": candidates.method})})
+
+
+def candidates_of(config: RunConfig) -> dict[str, list[int]] | None:
+    """By target, the rows that `less` takes gradients of; None: every row. What picks them is scored first."""
+    screen, settings = screen_of(config), config.features.candidates
+    if screen is None or settings is None:
+        return None
+    score_stage(screen)
+    return {target.name: candidates_for(config.run, target.name, settings) for target in config.targets}
 
 
 def tov_of(config: RunConfig) -> TovStage:

@@ -60,9 +60,13 @@ def _target_lines(run: RunFolder, targets: Sequence[str], method: str) -> list[s
                 f"  {len(cut)} too long, without their beginning: {', '.join(cut[:3])}{' …' if cut[3:] else ''}"
             )
         scores = run.scores(name, method).with_suffix(".json")
-        unselectable = read_record(scores, ("num_unselectable",)).facts["num_unselectable"] if scores.is_file() else 0
-        if unselectable:
-            lines.append(f"  {unselectable} pool rows with zero or non-finite features, never selected")
+        facts = read_record(scores, ("num_unselectable",)).facts if scores.is_file() else {}
+        if facts.get("num_unselectable"):
+            lines.append(f"  {facts['num_unselectable']} pool rows with zero or non-finite features, never selected")
+        if "num_candidates" in facts:
+            lines.append(
+                f"  {facts['num_candidates']:,} pool rows are candidates (features.candidates), others unscored"
+            )
     return lines
 
 

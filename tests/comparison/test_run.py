@@ -180,3 +180,18 @@ def test_tov_costs_two_forward_passes_and_a_small_training(tmp_path: Path, tiny_
     stores = [tmp_path / "run" / "comparison" / f"seed-{seed}" / "features" / "pool" for seed in (0, 1)]
     assert len({(store / "loss").resolve() for store in stores}) == 1
     assert len({(store / "tov").resolve() for store in stores}) == 2
+
+
+def test_candidates_cost_what_picks_them_and_their_share_of_the_gradients(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder, compare={"methods": ["less", "rds"], "seeds": [0]})
+    flops: list[dict[str, float]] = []
+    for overrides in ([], ["features.candidates={method: rds, fraction: 0.25}"]):
+        run_dir = tmp_path / str(len(flops))
+        assert gradsift("compare", config, f"run_dir={run_dir}", *overrides) == 0
+        cells = run_dir / "comparison" / "cells" / "seed-0" / "sums"
+        flops.append({name: read_json(cells / f"{name}.json")["selection"]["flops"] for name in ("less", "rds")})
+    whole, screened = flops
+    assert screened["rds"] == whole["rds"]
+    assert 2 * whole["rds"] < screened["less"] < whole["less"]

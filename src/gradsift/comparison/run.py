@@ -18,7 +18,7 @@ from typing import Any
 from gradsift.baselines import BASELINES, EMBEDDING, REPRESENTATIONS, TOV
 from gradsift.comparison.costs import Watch, less_flops, representation_flops, tov_flops, training_flops
 from gradsift.comparison.outcomes import Outcome
-from gradsift.comparison.plan import Cell, cell_config, cells, comparison_folder, seed_config, seed_folder, target_of
+from gradsift.comparison.plan import Cell, cell_config, cells, comparison_folder, seed_config, seed_folder
 from gradsift.comparison.plots import draw
 from gradsift.comparison.table import write_table
 from gradsift.config import RunConfig, keep_config
@@ -58,11 +58,11 @@ DECISIVE = {
 }
 """Sections that decide a cell."""
 RECORD_KEYS = ("inputs", "seed", "target", "metric_name", "metric", "answer_loss")
-NEWER = (("supervise", "all"), ("on_error", "set_aside"))
+NEWER = (("supervise", "all"), ("on_error", "set_aside"), ("candidates", None))
 """Keys that came later, and what was done before."""
 SEEDLESS = (*REPRESENTATIONS, EMBEDDING)
 """Methods whose features no seed changes."""
-BEFORE = "loss"
+BEFORE_TOV = "loss"
 """The method whose features are the losses that `tov` starts from."""
 
 
@@ -118,7 +118,9 @@ def _inputs(config: RunConfig, cell: Cell) -> str:
     """What decides a cell, as far as the config says it; a changed pool is refused when it is encoded."""
     own = cell_config(config, cell)
     settings = own.model_dump(mode="json", include=DECISIVE)
-    if own.select.method != TOV:
+    if own.select.method != "less":
+        del settings["features"]["candidates"]
+    if TOV not in (own.select.method, (settings["features"].get("candidates") or {}).get("method")):
         del settings["baselines"]["tov"]
     return fingerprint(_as_before(settings))
 
@@ -153,7 +155,7 @@ def _do(config: RunConfig, cell: Cell) -> None:
         if cell.arm is None:
             evaluation_of(own).evaluate_base(own.targets[0], cell.name)
         else:
-            _prepare(config, seeded, cell, watch)
+            _prepare(config, cell, watch)
             _train_and_evaluate(own, cell, watch)
         facts = {"inputs": _inputs(config, cell), "made_from": _made_from(config, cell)}
         predictions = [path for path in (_predictions_path(config, cell),) if path.is_file()]
@@ -176,50 +178,57 @@ def _link(link: Path, folder: Path) -> None:
         link.symlink_to(os.path.relpath(folder, link.parent), target_is_directory=True)
 
 
-def _prepare(config: RunConfig, seeded: RunConfig, cell: Cell, watch: Watch) -> None:
-    """What cells share, where the method needs it: warmup and features, of all targets or, of `tov`, of the cell's."""
-    assert cell.arm is not None
-    method = cell.arm.method
-    if method in SEEDLESS:
-        _prepare_seedless(config, seeded, method)
-        return
-    chosen: dict[str, Any] = {"select": seeded.select.model_copy(update={"method": method})}
-    if method == TOV:
-        _prepare_seedless(config, seeded, BEFORE)
-        chosen["targets"] = [target_of(config, cell)]
-    with watch.timed(_warmup_piece(cell)):
-        warmup_stage(seeded.model_copy(update=chosen))
-    with watch.timed(_features_piece(cell)):
-        features_stage(seeded.model_copy(update=chosen))
+def _prepare(config: RunConfig, cell: Cell, watch: Watch) -> None:
+    """What cells share, where their method needs it: that of the method that picks candidates comes first."""
+    for method, target in _preparations(config, cell):
+        if method in SEEDLESS:
+            _prepare_seedless(config, cell.seed, method)
+            continue
+        seeded = seed_config(config, cell.seed)
+        chosen: dict[str, Any] = {"select": seeded.select.model_copy(update={"method": method})}
+        if target is not None:
+            chosen["targets"] = [item for item in config.targets if item.name == target]
+        with watch.timed(_shared_piece("warmup", method, target)):
+            warmup_stage(seeded.model_copy(update=chosen))
+        with watch.timed(_shared_piece("features", method, target)):
+            features_stage(seeded.model_copy(update=chosen))
 
 
-def _prepare_seedless(config: RunConfig, seeded: RunConfig, method: str) -> None:
+def _prepare_seedless(config: RunConfig, seed: int, method: str) -> None:
     """Features that no seed changes: RUN holds them, a seed's folder has links."""
     chosen = {"select": config.select.model_copy(update={"method": method})}
-    with locked(config.run.path, wait=True), _shared_watch(config).timed(f"features/{method}"):
+    with locked(config.run.path, wait=True), _shared_watch(config).timed(_shared_piece("features", method, None)):
         features_stage(config.model_copy(update=chosen))
-    _link(seeded.run.pool_features(method), config.run.pool_features(method))
+    seeded = seed_folder(config, seed)
+    _link(seeded.pool_features(method), config.run.pool_features(method))
     for target in config.targets:
-        folders = (run.target_features(target.name, method) for run in (seeded.run, config.run))
-        _link(*folders)
+        _link(seeded.target_features(target.name, method), config.run.target_features(target.name, method))
+
+
+def _preparations(config: RunConfig, cell: Cell) -> list[tuple[str, str | None]]:
+    """The methods whose warmup and features a cell takes, in their order: for all targets (None) or, of `tov`, for
+    one: the cell's own, or each where candidates are picked by it."""
+    assert cell.arm is not None
+    method = cell.arm.method
+    candidates = config.features.candidates
+    if method == TOV:
+        return [(BEFORE_TOV, None), (TOV, cell.target)]
+    if method != "less" or candidates is None:
+        return [(method, None)]
+    if candidates.method == TOV:
+        return [(BEFORE_TOV, None), *((TOV, target.name) for target in config.targets), (method, None)]
+    return [(candidates.method, None), (method, None)]
 
 
 def _shared_watch(config: RunConfig) -> Watch:
     return Watch(comparison_folder(config))
 
 
-def _warmup_piece(cell: Cell) -> str:
-    return f"warmup/{TOV}/{cell.target}" if _method(cell) == TOV else "warmup"
-
-
-def _features_piece(cell: Cell) -> str:
-    """The name of the work: a method's for all targets, `tov`'s of one."""
-    return f"features/{TOV}/{cell.target}" if _method(cell) == TOV else f"features/{_method(cell)}"
-
-
-def _method(cell: Cell) -> str:
-    assert cell.arm is not None
-    return cell.arm.method
+def _shared_piece(stage: str, method: str, target: str | None) -> str:
+    """The name of work that cells share: one warmup, the features of a method, what `tov` makes for a target."""
+    if target is not None:
+        return f"{stage}/{method}/{target}"
+    return stage if stage == "warmup" else f"{stage}/{method}"
 
 
 def _train_and_evaluate(own: RunConfig, cell: Cell, watch: Watch) -> None:
@@ -271,19 +280,26 @@ def _figures(own: RunConfig, cell: Cell) -> dict[str, Any]:
 def _selection_cost(config: RunConfig, cell: Cell, watch: Watch) -> dict[str, float | None]:
     """Warmup and features are made once for all targets, and counted in full for each, but for those of `tov`, which
     are the target's own; None: not known."""
-    method, features = _method(cell), _features_piece(cell)
     seconds = watch.of(_piece("score", cell), _piece("select", cell))
+    flops: float | None = 0.0
+    for method, target in _preparations(config, cell):
+        features, more = _shared_piece("features", method, target), _flops(config, cell, method, target)
+        if method in SEEDLESS:
+            seconds += _shared_watch(config).of(features)
+        elif method not in BASELINES:
+            seconds += watch.of(_shared_piece("warmup", method, target), features)
+        flops = None if flops is None or more is None else flops + more
+    return {"seconds": seconds, "flops": flops}
+
+
+def _flops(config: RunConfig, cell: Cell, method: str, target: str | None) -> float | None:
+    """Of what a method takes before it scores; None: not known."""
     if method in BASELINES:
-        return {"seconds": seconds, "flops": 0.0}
+        return 0.0
     if method in SEEDLESS:
-        flops = representation_flops(config) if method in REPRESENTATIONS else None
-        return {"seconds": seconds + _shared_watch(config).of(features), "flops": flops}
-    seconds += watch.of(_warmup_piece(cell), features)
+        return representation_flops(config) if method in REPRESENTATIONS else None
     seeded = seed_config(config, cell.seed)
-    if method == TOV:
-        before = _shared_watch(config).of(f"features/{BEFORE}")
-        return {"seconds": seconds + before, "flops": tov_flops(seeded, cell.target)}
-    return {"seconds": seconds, "flops": less_flops(seeded)}
+    return less_flops(seeded) if target is None else tov_flops(seeded, target)
 
 
 def _training_cost(own: RunConfig, cell: Cell, watch: Watch) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gradsift.stages.baseline import BaselineStage, score_by_number
+from gradsift.stages.candidates import candidates_for, say_what_is_kept
 from gradsift.stages.embed import EmbeddingStage
 from gradsift.stages.encode import EncodeStage
 from gradsift.stages.evaluate import BASE, EvaluateStage
@@ -27,11 +28,13 @@ __all__ = [
     "TrainConfig",
     "TrainStage",
     "WarmupConfig",
+    "candidates_for",
     "finished_warmup",
     "read_selection",
     "require_same_base",
     "run_warmup",
     "saved_checkpoints",
+    "say_what_is_kept",
     "score_by_influence",
     "score_by_number",
     "warmup_rows",

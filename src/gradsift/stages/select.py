@@ -48,14 +48,14 @@ class SelectStage:
 
     def select(self, targets: Sequence[TargetConfig]) -> None:
         """Write the rows chosen for every target, best first. Raises DataError where there is none."""
-        scored_from = [score_facts(self.run, target.name, self.config.method)["inputs"] for target in targets]
+        scored_from = [score_facts(self.run, target.name, self.config.method) for target in targets]
         overlaps = self._overlaps(targets)
-        for target, inputs in zip(targets, scored_from, strict=True):
-            self._select(target.name, inputs, overlaps.get(target.name, {"inputs": None, "rows": []}))
+        for target, scores in zip(targets, scored_from, strict=True):
+            self._select(target.name, scores, overlaps.get(target.name, {"inputs": None, "rows": []}))
 
-    def _select(self, target: str, scored_from: str, overlap: Mapping[str, Any]) -> None:
+    def _select(self, target: str, scores: Mapping[str, Any], overlap: Mapping[str, Any]) -> None:
         seed = self.seed if self.config.gumbel else None
-        inputs = fingerprint([self.config.model_dump(exclude={"name"}), scored_from, seed, overlap["inputs"]])
+        inputs = fingerprint([self.config.model_dump(exclude={"name"}), scores["inputs"], seed, overlap["inputs"]])
         path = self.run.selection(target, self.config.label)
         described = path.with_suffix(".json")
         if _is_finished(path, inputs):
@@ -67,6 +67,7 @@ class SelectStage:
         with renewed(described, path) as facts:
             facts |= {"target": target, **self._written(path, taken, chosen), "inputs": inputs}
             facts["rows"] = taken["row"].to_pylist()
+            facts |= {key: scores[key] for key in ("num_candidates",) if key in scores}
         self._warn_of_one_subtask(target, facts["per_subtask"], taken)
 
     def _overlaps(self, targets: Sequence[TargetConfig]) -> Mapping[str, Mapping[str, Any]]:
@@ -86,7 +87,7 @@ class SelectStage:
 
     def _chosen(self, table: pa.Table, overlapping: npt.NDArray[np.int64], target: str) -> Chosen:
         corpus, config = Corpus(self.run.pool), self.config
-        rows = _scored_rows(table, corpus.num_read, overlapping)
+        rows = scored_rows(table, corpus.num_read, overlapping)
         if config.gumbel and config.method != "full":
             rows = with_gumbel_noise(rows, config.gumbel, self.seed)
         order = ranking(rows, config.order)
@@ -149,10 +150,10 @@ class SelectStage:
         }
 
 
-def _scored_rows(table: pa.Table, num_read: int, overlapping: npt.NDArray[np.int64]) -> ScoredRows:
-    """The rows of the scores' table; those that overlap have no score."""
+def scored_rows(table: pa.Table, num_read: int, without: Collection[int] | npt.NDArray[np.int64] = ()) -> ScoredRows:
+    """The rows of the scores' table; those that are not to be chosen, by their `row`, have no score."""
     score_N = table["score"].to_numpy().astype(np.float64)
-    score_N[np.isin(table["row"].to_numpy(), overlapping)] = np.nan
+    score_N[np.isin(table["row"].to_numpy(), np.asarray(without, dtype=np.int64))] = np.nan
     return ScoredRows(
         ids=table["id"].to_pylist(),
         sources=table["source"].to_pylist(),
