@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from gradsift.baselines import BaselinesConfig
+from gradsift.baselines import EmbeddingConfig
 from gradsift.data import MAX_NAME, SourceConfig
 from gradsift.encoding import Corpus, EncodingConfig
 from gradsift.errors import ConfigError, RunFolderError, nearest
@@ -23,15 +23,21 @@ from gradsift.influence_check import CheckConfig
 from gradsift.machine import RunFolder, atomic_open, first_difference, read_record
 from gradsift.model import ModelConfig
 from gradsift.selection import CompareConfig, ScoreConfig, SelectConfig
-from gradsift.stages import TrainConfig, WarmupConfig
+from gradsift.stages import TovConfig, TrainConfig, WarmupConfig
 from gradsift.tasks import TargetConfig
 from gradsift.training import TrainingConfig
 from gradsift.yaml_text import MAX_CHARACTERS, parsed_yaml
 
 Named = TypeVar("Named", SourceConfig, TargetConfig)
 
-FREE_KEYS = ("features.tokens_per_batch", "warmup.micro_batch_size", "warmup.gradient_checkpointing")
-"""Keys that change speed and memory alone; scores and selections are made again when their sections change."""
+FREE_KEYS = (
+    "features.candidates",
+    "features.tokens_per_batch",
+    "warmup.micro_batch_size",
+    "warmup.gradient_checkpointing",
+)
+"""Keys that change speed and memory alone, or only which rows have features; scores and selections are made again when
+their sections change."""
 KEPT_CONFIG_REMEDY = "put it back as it was, or use another run_dir"
 PATH_KEYS = ("run_dir", "path", "test_path", "dataset_dir", "name_or_path", "template", "include_path")
 """Keys whose value may begin with `~`."""
@@ -41,6 +47,15 @@ MAX_PARENTS = 20
 """Parts of a key before its last."""
 MAX_SHOWN = 200
 """Characters of a value in an error."""
+
+
+class BaselinesConfig(BaseModel):
+    """Settings of the methods that have some, besides `less`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    tov: TovConfig = TovConfig()
 
 
 class RunConfig(BaseModel):
@@ -83,13 +98,16 @@ class RunConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _train_as_in_the_warmup(cls, value: Any) -> Any:
-        """Training keys that `train` leaves out are the warmup's: the paper trains both alike."""
+        """Training keys that `train` and `baselines.tov` leave out are the warmup's: the paper trains both alike."""
         if not isinstance(value, Mapping):
             return value
-        warmup, train = value.get("warmup") or {}, value.get("train") or {}
-        if not isinstance(warmup, Mapping) or not isinstance(train, Mapping):
+        warmup, train, baselines = (value.get(section) or {} for section in ("warmup", "train", "baselines"))
+        if not all(isinstance(section, Mapping) for section in (warmup, train, baselines)):
             return value  # refused with the rest
-        return {**value, "train": inherited(train, warmup)}
+        tov = baselines.get("tov") or {}
+        if isinstance(tov, Mapping):
+            baselines = {**baselines, "tov": inherited(tov, warmup)}
+        return {**value, "train": inherited(train, warmup), "baselines": baselines}
 
     @field_validator("pool", "targets", mode="before")
     @classmethod
@@ -125,7 +143,7 @@ def _require_short(name: str) -> None:
 
 
 def inherited(train: Mapping[str, Any], warmup: Mapping[str, Any]) -> dict[str, Any]:
-    """The `train` section with the training keys that it lacks from `warmup`; `lora` key by key.
+    """The section of a training with the training keys that it lacks from `warmup`; `lora` key by key.
 
     Another model's LoRA modules go by other names: they are not taken over.
     """

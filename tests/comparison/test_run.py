@@ -180,3 +180,29 @@ def test_transfer_stands_in_columns_of_its_own(tmp_path: Path, tiny_model_folder
 def test_a_mistake_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gradsift("compare", tiny_run(tmp_path, Path("model")), "compare.methods=[lss]") == 2
     assert "compare.methods" in capsys.readouterr().err
+
+
+def test_tov_costs_two_forward_passes_and_a_small_training(tmp_path: Path, tiny_model_folder: Path) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder, compare={"methods": ["loss", "tov"], "seeds": [0, 1]})
+    assert gradsift("compare", config) == 0
+    cells = tmp_path / "run" / "comparison" / "cells" / "seed-0" / "sums"
+    one_pass, tov = (read_json(cells / f"{method}.json")["selection"]["flops"] for method in ("loss", "tov"))
+    assert 2 * one_pass < tov < 4 * one_pass
+    stores = [tmp_path / "run" / "comparison" / f"seed-{seed}" / "features" / "pool" for seed in (0, 1)]
+    assert len({(store / "loss").resolve() for store in stores}) == 1
+    assert len({(store / "tov").resolve() for store in stores}) == 2
+
+
+def test_candidates_cost_what_picks_them_and_their_share_of_the_gradients(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder, compare={"methods": ["less", "rds"], "seeds": [0]})
+    flops: list[dict[str, float]] = []
+    for overrides in ([], ["features.candidates={method: rds, fraction: 0.25}"]):
+        run_dir = tmp_path / str(len(flops))
+        assert gradsift("compare", config, f"run_dir={run_dir}", *overrides) == 0
+        cells = run_dir / "comparison" / "cells" / "seed-0" / "sums"
+        flops.append({name: read_json(cells / f"{name}.json")["selection"]["flops"] for name in ("less", "rds")})
+    whole, screened = flops
+    assert screened["rds"] == whole["rds"]
+    assert 2 * whole["rds"] < screened["less"] < whole["less"]

@@ -15,8 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gradsift.baselines import BASELINES, EMBEDDING, REPRESENTATIONS
-from gradsift.comparison.costs import Watch, less_flops, representation_flops, training_flops
+from gradsift.baselines import BASELINES, EMBEDDING, REPRESENTATIONS, TOV
+from gradsift.comparison.costs import Watch, less_flops, representation_flops, tov_flops, training_flops
 from gradsift.comparison.outcomes import Outcome
 from gradsift.comparison.plan import Cell, cell_config, cells, comparison_folder, seed_config, seed_folder
 from gradsift.comparison.plots import draw
@@ -58,10 +58,18 @@ DECISIVE = {
 }
 """Sections that decide a cell."""
 RECORD_KEYS = ("inputs", "seed", "target", "metric_name", "metric", "answer_loss")
-NEWER = (("supervise", "all"), ("on_error", "set_aside"), ("gguf_file", None), ("random_share", 0.0))
+NEWER = (
+    ("supervise", "all"),
+    ("on_error", "set_aside"),
+    ("gguf_file", None),
+    ("random_share", 0.0),
+    ("candidates", None),
+)
 """Keys that came later, and what was done before."""
 SEEDLESS = (*REPRESENTATIONS, EMBEDDING)
 """Methods whose features no seed changes."""
+BEFORE_TOV = "loss"
+"""The method whose features are the losses that `tov` starts from."""
 
 
 def compare(config: RunConfig) -> str:
@@ -114,7 +122,13 @@ def _is_done(config: RunConfig, cell: Cell) -> bool:
 
 def _inputs(config: RunConfig, cell: Cell) -> str:
     """What decides a cell, as far as the config says it; a changed pool is refused when it is encoded."""
-    return fingerprint(_as_before(cell_config(config, cell).model_dump(mode="json", include=DECISIVE)))
+    own = cell_config(config, cell)
+    settings = own.model_dump(mode="json", include=DECISIVE)
+    if "less" not in own.select.methods:
+        del settings["features"]["candidates"]
+    if TOV not in (*own.select.methods, (settings["features"].get("candidates") or {}).get("method")):
+        del settings["baselines"]["tov"]
+    return fingerprint(_as_before(settings))
 
 
 def _as_before(value: Any) -> Any:
@@ -147,8 +161,7 @@ def _do(config: RunConfig, cell: Cell) -> None:
         if cell.arm is None:
             evaluation_of(own).evaluate_base(own.targets[0], cell.name)
         else:
-            for method in cell.arm.methods:
-                _prepare(config, seeded, method, watch)
+            _prepare(config, cell, watch)
             _train_and_evaluate(own, cell, watch)
         facts = {"inputs": _inputs(config, cell), "made_from": _made_from(config, cell)}
         predictions = [path for path in (_predictions_path(config, cell),) if path.is_file()]
@@ -171,29 +184,61 @@ def _link(link: Path, folder: Path) -> None:
         link.symlink_to(os.path.relpath(folder, link.parent), target_is_directory=True)
 
 
-def _prepare(config: RunConfig, seeded: RunConfig, method: str, watch: Watch) -> None:
-    """What all targets share, where the method needs it: warmup and features; RUN holds those that no seed changes."""
-    chosen = {"select": seeded.select.model_copy(update={"method": method})}
-    if method in SEEDLESS:
-        with locked(config.run.path, wait=True), _shared_watch(config).timed(_features_piece(method)):
-            features_stage(config.model_copy(update=chosen))
-        _link(seeded.run.pool_features(method), config.run.pool_features(method))
-        for target in config.targets:
-            folders = (run.target_features(target.name, method) for run in (seeded.run, config.run))
-            _link(*folders)
-        return
-    with watch.timed("warmup"):
-        warmup_stage(seeded.model_copy(update=chosen))
-    with watch.timed(_features_piece(method)):
-        features_stage(seeded.model_copy(update=chosen))
+def _prepare(config: RunConfig, cell: Cell, watch: Watch) -> None:
+    """What cells share, where their method needs it: that of the method that picks candidates comes first."""
+    for method, target in _preparations(config, cell):
+        if method in SEEDLESS:
+            _prepare_seedless(config, cell.seed, method)
+            continue
+        seeded = seed_config(config, cell.seed)
+        chosen: dict[str, Any] = {"select": seeded.select.model_copy(update={"method": method})}
+        if target is not None:
+            chosen["targets"] = [item for item in config.targets if item.name == target]
+        with watch.timed(_shared_piece("warmup", method, target)):
+            warmup_stage(seeded.model_copy(update=chosen))
+        with watch.timed(_shared_piece("features", method, target)):
+            features_stage(seeded.model_copy(update=chosen))
+
+
+def _prepare_seedless(config: RunConfig, seed: int, method: str) -> None:
+    """Features that no seed changes: RUN holds them, a seed's folder has links."""
+    chosen = {"select": config.select.model_copy(update={"method": method})}
+    with locked(config.run.path, wait=True), _shared_watch(config).timed(_shared_piece("features", method, None)):
+        features_stage(config.model_copy(update=chosen))
+    seeded = seed_folder(config, seed)
+    _link(seeded.pool_features(method), config.run.pool_features(method))
+    for target in config.targets:
+        _link(seeded.target_features(target.name, method), config.run.target_features(target.name, method))
+
+
+def _preparations(config: RunConfig, cell: Cell) -> list[tuple[str, str | None]]:
+    """The methods whose warmup and features a cell takes, in their order, each once: for all targets (None) or, of
+    `tov`, for one: the cell's own, or each where candidates are picked by it."""
+    assert cell.arm is not None
+    found = [item for method in cell.arm.methods for item in _preparations_of(config, method, cell.target)]
+    return list(dict.fromkeys(found))
+
+
+def _preparations_of(config: RunConfig, method: str, target: str) -> list[tuple[str, str | None]]:
+    candidates = config.features.candidates
+    if method == TOV:
+        return [(BEFORE_TOV, None), (TOV, target)]
+    if method != "less" or candidates is None:
+        return [(method, None)]
+    if candidates.method == TOV:
+        return [(BEFORE_TOV, None), *((TOV, item.name) for item in config.targets), (method, None)]
+    return [(candidates.method, None), (method, None)]
 
 
 def _shared_watch(config: RunConfig) -> Watch:
     return Watch(comparison_folder(config))
 
 
-def _features_piece(method: str) -> str:
-    return f"features/{method}"
+def _shared_piece(stage: str, method: str, target: str | None) -> str:
+    """The name of work that cells share: one warmup, the features of a method, what `tov` makes for a target."""
+    if target is not None:
+        return f"{stage}/{method}/{target}"
+    return stage if stage == "warmup" else f"{stage}/{method}"
 
 
 def _train_and_evaluate(own: RunConfig, cell: Cell, watch: Watch) -> None:
@@ -243,26 +288,28 @@ def _figures(own: RunConfig, cell: Cell) -> dict[str, Any]:
 
 
 def _selection_cost(config: RunConfig, cell: Cell, watch: Watch) -> dict[str, float | None]:
-    """Warmup and features are made once for all targets, and counted in full for each; of methods that are fused, the
-    sum; None: not known."""
-    assert cell.arm is not None
-    costs = [_features_cost(config, cell.seed, method, watch) for method in cell.arm.methods]
-    flops = [own for _, own in costs if own is not None]
-    return {
-        "seconds": watch.of(_piece("score", cell), _piece("select", cell)) + sum(seconds for seconds, _ in costs),
-        "flops": sum(flops) if len(flops) == len(costs) else None,
-    }
+    """Warmup and features are made once for all targets, and counted in full for each, but for those of `tov`, which
+    are the target's own; None: not known."""
+    seconds = watch.of(_piece("score", cell), _piece("select", cell))
+    flops: float | None = 0.0
+    for method, target in _preparations(config, cell):
+        features, more = _shared_piece("features", method, target), _flops(config, cell, method, target)
+        if method in SEEDLESS:
+            seconds += _shared_watch(config).of(features)
+        elif method not in BASELINES:
+            seconds += watch.of(_shared_piece("warmup", method, target), features)
+        flops = None if flops is None or more is None else flops + more
+    return {"seconds": seconds, "flops": flops}
 
 
-def _features_cost(config: RunConfig, seed: int, method: str, watch: Watch) -> tuple[float, float | None]:
-    """Seconds and operations of what a method's scores are made from."""
-    features = _features_piece(method)
+def _flops(config: RunConfig, cell: Cell, method: str, target: str | None) -> float | None:
+    """Of what a method takes before it scores; None: not known."""
     if method in BASELINES:
-        return 0.0, 0.0
+        return 0.0
     if method in SEEDLESS:
-        flops = representation_flops(config) if method in REPRESENTATIONS else None
-        return _shared_watch(config).of(features), flops
-    return watch.of("warmup", features), less_flops(seed_config(config, seed))
+        return representation_flops(config) if method in REPRESENTATIONS else None
+    seeded = seed_config(config, cell.seed)
+    return less_flops(seeded) if target is None else tov_flops(seeded, target)
 
 
 def _training_cost(own: RunConfig, cell: Cell, watch: Watch) -> dict[str, float]:
