@@ -20,7 +20,7 @@ from gradsift.store.blocks import Span, require_whole, spans_of
 from gradsift.store.headers import Header, read_header
 from gradsift.store.meaning import BEFORE, JOINED_FIELDS, flattened
 from gradsift.store.quantization import BITS, unpacked
-from gradsift.store.rows import positions_in
+from gradsift.store.rows import positions_in, require_known
 from gradsift.store.shards import DTYPES, Shard, read_shard, row_form
 
 FORMAT, FORMAT_VERSION = "gradsift feature store", 1
@@ -55,8 +55,7 @@ class FeatureStore:
                     f"{self.folder}: holds {self.num_rows} rows, not {len(keys)}: delete {MANIFEST}, run again"
                 )
             return keys
-        if not all(0 <= position < len(keys) for position in self.positions):
-            raise StoreDamaged(f"{self.folder}: lists rows that there aren't: delete the folder, and run again")
+        require_known(self.folder, self.positions, len(keys))
         return [keys[position] for position in self.positions]
 
     @property

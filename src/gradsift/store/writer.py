@@ -23,7 +23,7 @@ from gradsift.machine import (
 from gradsift.store.blocks import block_rows, require_whole
 from gradsift.store.headers import Header, checks_of, read_header, rows_text
 from gradsift.store.meaning import require_same_meaning
-from gradsift.store.rows import ShardRows, all_rows, grown, list_rows, listed_rows
+from gradsift.store.rows import ShardRows, all_rows, grown, list_rows, listed_rows, require_known
 from gradsift.store.shards import shard_name, stored
 from gradsift.store.store import FORMAT, FORMAT_VERSION, FeatureStore, require_described
 
@@ -52,6 +52,8 @@ class StoreWriter:
         self._dim = int(self.meaning["projection"]["dim"])
         self._listed = listed_rows(folder) if rows is None else rows
         self._rows = all_rows(len(row_keys), shard_rows) if self._listed is None else self._listed
+        if self._listed is not None:
+            require_known(folder, (position for rows in self._rows.values() for position in rows), len(row_keys))
 
     @property
     def num_shards(self) -> int:
