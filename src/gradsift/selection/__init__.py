@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gradsift.selection.arms import ArmConfig, CompareConfig
+from gradsift.selection.products import build_products
 from gradsift.selection.scoring import (
     Influence,
     ScoreConfig,
@@ -33,6 +34,7 @@ __all__ = [
     "ScoreConfig",
     "ScoredRows",
     "SelectConfig",
+    "build_products",
     "checkpoint_weights",
     "choose",
     "combined",

@@ -23,7 +23,7 @@ from gradsift.machine import (
 from gradsift.store.blocks import block_rows, require_whole
 from gradsift.store.headers import Header, checks_of, read_header, rows_text
 from gradsift.store.meaning import require_same_meaning
-from gradsift.store.shards import shard_name, stored
+from gradsift.store.shards import row_form, shard_name, stored
 from gradsift.store.store import FORMAT, FORMAT_VERSION, FeatureStore, require_described
 
 MEANING_FILE = "meaning.json"
@@ -45,7 +45,6 @@ class StoreWriter:
     ) -> None:
         self.folder, self.meaning, self._shard_rows = folder, json.loads(json.dumps(meaning)), shard_rows
         self._row_keys, self._quantized_from = row_keys, quantized_from
-        self._dim = int(self.meaning["projection"]["dim"])
         self.num_shards = -(-len(row_keys) // shard_rows)
 
     def open(self) -> None:
@@ -108,7 +107,7 @@ class StoreWriter:
         metadata = {
             "ids": rows_text([row_id for _, row_id in keys]),
             "sources": rows_text([source for source, _ in keys]),
-            "checks": checks_of(tensors, fingerprint(self.meaning), block_rows(self._dim)).dumps(),
+            "checks": checks_of(tensors, fingerprint(self.meaning), block_rows(*row_form(self.meaning))).dumps(),
         }
         with atomic_path(self.folder / shard_name(shard)) as path:
             save_file(tensors, path, metadata)
@@ -121,7 +120,7 @@ class StoreWriter:
         shards = []
         for shard in range(self.num_shards):
             header = self._checked(shard)
-            require_whole(header, self._dim)
+            require_whole(header)
             shards.append({"file": header.path.name, "rows": header.num_rows, "sha256": file_sha256(header.path)})
         facts = {
             "format": FORMAT,
