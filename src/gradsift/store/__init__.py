@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gradsift.store.blocks import Span, SpanReader, block_rows
+from gradsift.store.builder import ShardBuilder
 from gradsift.store.checksums import checksum
 from gradsift.store.conversion import quantize
 from gradsift.store.quantization import BITS, LEVEL_FACTORS, multiples_of_levels, packed_width, unpacked
@@ -15,6 +16,7 @@ __all__ = [
     "DTYPES",
     "LEVEL_FACTORS",
     "FeatureStore",
+    "ShardBuilder",
     "Span",
     "SpanReader",
     "StoreWriter",

@@ -21,9 +21,10 @@ from gradsift.machine import (
     write_record,
 )
 from gradsift.store.blocks import block_rows, require_whole
+from gradsift.store.builder import ShardBuilder
 from gradsift.store.headers import Header, checks_of, read_header, rows_text
 from gradsift.store.meaning import require_same_meaning
-from gradsift.store.shards import row_form, shard_name, stored
+from gradsift.store.shards import row_form, shard_name
 from gradsift.store.store import FORMAT, FORMAT_VERSION, FeatureStore, require_described
 
 MEANING_FILE = "meaning.json"
@@ -97,20 +98,28 @@ class StoreWriter:
             raise StoreDamaged(f"{header.path}: holds other rows than it should: delete it, and run again")
         return header
 
-    def write(self, shard: int, features_RK: Tensor) -> None:
-        """Store float32 features as the meaning's dtype has them, and their norms."""
+    def builder(self, shard: int) -> ShardBuilder:
+        """What a shard's rows are put into before it is written."""
         start, stop = self.bounds(shard)
-        keys = self._row_keys[start:stop]
-        tensors = {
-            name: tensor.cpu().contiguous() for name, tensor in stored(features_RK, self.meaning["dtype"]).items()
-        }
+        return ShardBuilder(self.meaning, stop - start)
+
+    def write(self, shard: int, features_RK: Tensor) -> None:
+        """Store float32 features that are there all at once."""
+        builder = self.builder(shard)
+        builder.put(range(len(features_RK)), features_RK)
+        self.write_built(shard, builder)
+
+    def write_built(self, shard: int, builder: ShardBuilder) -> None:
+        """Store a shard whose rows are all there."""
+        start, stop = self.bounds(shard)
+        keys, tensors = self._row_keys[start:stop], builder.tensors
         metadata = {
             "ids": rows_text([row_id for _, row_id in keys]),
             "sources": rows_text([source for source, _ in keys]),
             "checks": checks_of(tensors, fingerprint(self.meaning), block_rows(*row_form(self.meaning))).dumps(),
         }
         with atomic_path(self.folder / shard_name(shard)) as path:
-            save_file(tensors, path, metadata)
+            save_file(dict(tensors), path, metadata)
 
     def finish(self) -> FeatureStore:
         """Hold the shards against their own checksums, and write the manifest with one of each file.
