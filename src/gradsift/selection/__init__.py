@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gradsift.selection.arms import ArmConfig, CompareConfig
 from gradsift.selection.fusion import fused
+from gradsift.selection.products import build_products
 from gradsift.selection.scoring import (
     Influence,
     ScoreConfig,
@@ -35,6 +36,7 @@ __all__ = [
     "ScoreConfig",
     "ScoredRows",
     "SelectConfig",
+    "build_products",
     "checkpoint_weights",
     "choose",
     "combined",

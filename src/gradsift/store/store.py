@@ -119,7 +119,7 @@ class FeatureStore:
     def spans(self) -> Iterator[Span]:
         """The rows in order, some at a time, not read yet."""
         for index in range(self.num_shards):
-            yield from spans_of(self._checked(index), self.dim)
+            yield from spans_of(self._checked(index))
 
     def verify(self) -> None:
         """Check every shard against its checksums; raises StoreDamaged naming the first that differs."""
@@ -128,7 +128,7 @@ class FeatureStore:
             if not path.is_file():
                 raise StoreDamaged(f"{path}: is missing; delete {MANIFEST}, and run again")
             _require_sha256(path, record["sha256"])
-            require_whole(self._checked(index), self.dim)
+            require_whole(self._checked(index))
 
     def require_files(self) -> None:
         """Raise StoreDamaged where a shard is missing."""
