@@ -1,6 +1,6 @@
 """Speed of the features stage against its floor, the model's own forward and backward pass, and against its peers.
 
-    OMP_NUM_THREADS=1 python benchmarks/features.py [--only step sketch stage authors projection padding linear] [--rows 400]
+    OMP_NUM_THREADS=1 python benchmarks/features.py [--only step sketch stage …] [--rows 400]
 
 Prints a table of goals. Real rows and models come from ../shared; without it those parts are left out.
 """
