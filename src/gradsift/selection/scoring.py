@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from gradsift.errors import UserError
+from gradsift.selection.normalization import Normalization, normalized
 from gradsift.store import BITS, block_rows, packed_width, unpacked
 
 MAX_INTEGER_DIM = 2**31 // (128 * 128)
@@ -27,6 +28,15 @@ class ScoreConfig(BaseModel):
     of its own, as in RDS+ (arXiv 2503.01807): scores are then 4 bytes a pool row and example."""
     combine: Literal["max", "mean"] = "max"
     """From the subtasks' influences to the score."""
+    normalize: Normalization = "none"
+    """What is done to each subtask's scores over the pool before `combine` and the strategy see them: `center` (mean
+    0), `zscore` (mean 0, variance 1) or `rank`; for every method's scores."""
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """The settings as fingerprints hold them: without what is as it was before there was the key, so that scores
+        made then stay."""
+        return self.model_dump(exclude={"normalize"} if self.normalize == "none" else set())
 
 
 def usable_rows(norms_N: Tensor) -> Tensor:
@@ -176,6 +186,11 @@ def integers_are_fast(dim: int) -> bool:
     supported = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
     built_for = hasattr(torch, "_int_mm") and torch.backends.mkldnn.is_available()
     return built_for and bool(supported()) and dim <= MAX_INTEGER_DIM
+
+
+def on_one_scale(scores_NG: Tensor, config: ScoreConfig) -> Tensor:
+    """The pool's scores as `score.normalize` says, float32 [N, G]."""
+    return torch.from_numpy(normalized(scores_NG.numpy(), config.normalize))
 
 
 def combined(scores_NG: Tensor, how: str) -> tuple[Tensor, Tensor]:

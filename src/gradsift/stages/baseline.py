@@ -35,7 +35,7 @@ class BaselineStage:
         examples = encoded_target(self.run, target, self.seed)
         subtasks = [example.subtask or target.name for example in examples]
         data = [Corpus(folder).manifest["fingerprint"] for folder in (self.run.pool, self.run.target(target.name))]
-        inputs = fingerprint([method, self.seed, self.config.model_dump(), data, subtasks])
+        inputs = fingerprint([method, self.seed, self.config.decisive, data, subtasks])
         if facts_of(self.run.scores(target.name, method)).get("inputs") == inputs:
             logger.info("score %s: %s has its scores", target.name, method)
             return
@@ -61,7 +61,7 @@ def score_by_number(run: RunFolder, kind: str, targets: Sequence[str], config: S
     score_N1 = store.features(rows)
     for target in targets:
         names = sorted({name or target for name in Corpus(run.target(target)).column("subtask")})
-        inputs = fingerprint([kind, config.model_dump(), store.meaning, names])
+        inputs = fingerprint([kind, config.decisive, store.meaning, names])
         if facts_of(run.scores(target, kind)).get("inputs") == inputs:
             logger.info("score %s: %s has its scores", target, kind)
             continue

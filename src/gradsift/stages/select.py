@@ -124,7 +124,7 @@ class SelectStage:
         if by_largest and num_subtasks > MOST_ALONE and count > LARGE_SHARE * num_rows:
             logger.warning(
                 "select %s: %d of %d rows are chosen for %s alone, one of %d subtasks; select.strategy=round_robin "
-                "gives each its turn",
+                "gives each its turn, score.normalize=zscore all the same scale",
                 target,
                 count,
                 num_rows,
