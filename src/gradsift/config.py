@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -20,13 +21,16 @@ from gradsift.evaluation import EvaluateConfig
 from gradsift.executors import ExecutorConfig
 from gradsift.features import FeaturesConfig
 from gradsift.influence_check import CheckConfig
-from gradsift.machine import RunFolder, atomic_open, first_difference, read_record
+from gradsift.machine import RunFolder, atomic_open, first_difference, is_read_only, read_record
 from gradsift.model import ModelConfig
+from gradsift.presets import DEFAULT_PRESET, PRESET_OF_BEFORE, PRESETS, PresetName, filled
 from gradsift.selection import CompareConfig, ScoreConfig, SelectConfig
 from gradsift.stages import TrainConfig, WarmupConfig
 from gradsift.tasks import TargetConfig
 from gradsift.training import TrainingConfig
 from gradsift.yaml_text import MAX_CHARACTERS, parsed_yaml
+
+logger = logging.getLogger(__name__)
 
 Named = TypeVar("Named", SourceConfig, TargetConfig)
 
@@ -49,6 +53,8 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     run_dir: str = Field(min_length=1)
+    preset: PresetName = DEFAULT_PRESET
+    """Of what the other keys are where they are left out. The folder's own, where it has been begun: `load_config`."""
     seed: int = Field(0, ge=0, lt=2**32)
     model: ModelConfig
     pool: list[SourceConfig] = Field(min_length=1)
@@ -82,10 +88,11 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _train_as_in_the_warmup(cls, value: Any) -> Any:
-        """Training keys that `train` leaves out are the warmup's: the paper trains both alike."""
+    def _keys_left_out(cls, value: Any) -> Any:
+        """They are the preset's; of `train`, training keys are the warmup's: the paper trains both alike."""
         if not isinstance(value, Mapping):
             return value
+        value = filled(value, PRESETS.get(str(value.get("preset", DEFAULT_PRESET)), {}))
         warmup, train = value.get("warmup") or {}, value.get("train") or {}
         if not isinstance(warmup, Mapping) or not isinstance(train, Mapping):
             return value  # refused with the rest
@@ -139,13 +146,28 @@ def inherited(train: Mapping[str, Any], warmup: Mapping[str, Any]) -> dict[str, 
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
-    """The config in a YAML file, with `key=value` overrides; raises ConfigError in one line."""
+    """The config in a YAML file, with `key=value` overrides; raises ConfigError in one line.
+
+    Where it names no preset and its run folder has been begun, the preset is the folder's: new defaults are for new
+    runs.
+    """
     path = Path(path)
     values = _read_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds no keys; see the README for a config")
     for override in overrides:
         _override(values, override)
+    config = _validated(path, values)
+    if "preset" in values:
+        return config
+    preset = _preset_of(config.run)
+    if preset == config.preset:
+        return config
+    logger.info("%s keeps the preset it was begun with: %s (a new run's: %s)", config.run_dir, preset, config.preset)
+    return _validated(path, {**values, "preset": preset})
+
+
+def _validated(path: Path, values: Mapping[str, Any]) -> RunConfig:
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
@@ -156,6 +178,19 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     if problem:
         raise ConfigError(f"{path}: {problem}")
     return config
+
+
+def _preset_of(run: RunFolder) -> str:
+    """The preset that a run folder was begun with; the default's where there is none, or `keep_config` will say what
+    is wrong with it."""
+    try:
+        values = _read_yaml(run.config) if run.config.is_file() else None
+    except (ConfigError, OSError):
+        values = None
+    if not isinstance(values, Mapping):
+        return DEFAULT_PRESET
+    preset = values.get("preset", PRESET_OF_BEFORE)
+    return preset if preset in PRESETS else DEFAULT_PRESET
 
 
 def _read_yaml(path: Path) -> Any:
@@ -311,15 +346,15 @@ def keep_config(config: RunConfig) -> None:
                 raise RunFolderError(
                     f"{config.run_dir} was made with other settings: {difference}; use another run_dir, or set it back"
                 )
-    if path.is_file() and path.read_bytes() == text:
+    if path.is_file() and (path.read_bytes() == text or is_read_only(path.parent)):
         return
     with atomic_open(path) as file:
         file.write(text)
 
 
 def _kept_config(path: Path) -> Mapping[str, Any]:
-    """What the run folder was made with, keys that are newer than it at their defaults. Raises RunFolderError where the
-    file doesn't say."""
+    """What the run folder was made with, keys that are newer than it as its preset has them. Raises RunFolderError
+    where the file doesn't say."""
     try:
         values = _read_yaml(path)
     except ConfigError as error:
@@ -327,7 +362,7 @@ def _kept_config(path: Path) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
         raise RunFolderError(f"{path} doesn't say what the folder was made with: {KEPT_CONFIG_REMEDY}")
     try:
-        return RunConfig.model_validate(values).model_dump(mode="json")
+        return RunConfig.model_validate({"preset": PRESET_OF_BEFORE, **values}).model_dump(mode="json")
     except ValidationError:  # made by a version with other keys, of which the first that differs is named
         return values
 

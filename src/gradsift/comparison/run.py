@@ -59,7 +59,7 @@ DECISIVE = {
 }
 """Sections that decide a cell."""
 RECORD_KEYS = ("inputs", "seed", "target", "metric_name", "metric", "answer_loss")
-NEWER = (("supervise", "all"), ("on_error", "set_aside"), ("normalize", "none"))
+NEWER = (("supervise", "all"), ("on_error", "set_aside"), ("normalize", "none"), ("representation_dtype", None))
 """Keys that came later, and what was done before."""
 SEEDLESS = (*REPRESENTATIONS, EMBEDDING)
 """Methods whose features no seed changes."""

@@ -53,4 +53,4 @@ def _gradients_meaning(checkpoint: Checkpoint, config: ProjectionConfig) -> dict
 def _dtype(origin: Origin, config: FeaturesConfig, is_pool: bool) -> str:
     if origin.name in REPRESENTATIONS and REPRESENTATIONS[origin.name].is_score:
         return "float32"  # in fewer bits rows would be equal that are not
-    return config.dtype_of(is_pool)
+    return config.dtype_of(is_pool, is_representation=not isinstance(origin, Checkpoint))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gradsift.gradients import AdamForm, ProjectionConfig
 from gradsift.store import DTYPES
+
+StoreDtype = Literal["float16", "bfloat16", "float32", "int8", "int4", "int1"]
+CHOSEN_EXACTLY = frozenset({"dim", "kind"})
+"""Keys of a projection that say how exact features are to be."""
 
 
 class FeaturesConfig(BaseModel):
@@ -18,12 +23,30 @@ class FeaturesConfig(BaseModel):
     projection: ProjectionConfig = ProjectionConfig()
     adam: AdamForm = "reference"
     """Γ of the pool's rows (METHOD section 2); a target's rows are always plain gradients."""
-    store_dtype: Literal["float16", "bfloat16", "float32", "int8", "int4", "int1"] = "float16"
-    """`int8`, `int4`, `int1`: the pool's rows are quantised; a target's, few as they are, stay in float16."""
+    store_dtype: StoreDtype = "int1"
+    """`int8`, `int4`, `int1`: the pool's rows are quantised; a target's, few as they are, stay in float16. Left out
+    where the projection's dim or kind is given: float16, so that what was asked for is stored as it is."""
+    representation_dtype: StoreDtype | None = None
+    """Likewise of baselines' representations and embeddings; None: store_dtype. Where that is left out, float16: they
+    have few numbers a row, some of them far larger than the rest, and one bit would leave little."""
     shard_rows: int = Field(1024, ge=1)
     tokens_per_batch: int | Literal["auto"] = "auto"
     """Padded tokens that go through the model at once; changes memory and speed, not the features."""
 
-    def dtype_of(self, is_pool: bool) -> str:
-        """The dtype of the pool's rows or a target's."""
-        return self.store_dtype if is_pool or self.store_dtype in DTYPES else "float16"
+    @model_validator(mode="before")
+    @classmethod
+    def _dtypes_left_out(cls, value: Any) -> Any:
+        """What they are depends on what else is given; afterwards the config says it."""
+        if not isinstance(value, Mapping) or "store_dtype" in value:
+            return value
+        projection = value.get("projection", {})
+        given = projection.model_fields_set if isinstance(projection, ProjectionConfig) else projection
+        is_chosen = isinstance(given, Mapping | set) and not CHOSEN_EXACTLY.isdisjoint(given)
+        exact = {"store_dtype": "float16"} if is_chosen else {}
+        return {"representation_dtype": "float16", **value, **exact}
+
+    def dtype_of(self, is_pool: bool, is_representation: bool = False) -> str:
+        """The dtype of the pool's rows or a target's, of gradients or of a representation."""
+        dtype = self.representation_dtype if is_representation else None
+        dtype = dtype or self.store_dtype
+        return dtype if is_pool or dtype in DTYPES else "float16"
