@@ -19,12 +19,12 @@ from gradsift.encoding import Corpus, EncodingConfig
 from gradsift.errors import ConfigError, RunFolderError, nearest
 from gradsift.evaluation import EvaluateConfig
 from gradsift.executors import ExecutorConfig
-from gradsift.features import FeaturesConfig
+from gradsift.features import FeaturesConfig, is_chosen_exactly
 from gradsift.influence_check import CheckConfig
 from gradsift.machine import RunFolder, atomic_open, first_difference, is_read_only, read_record
 from gradsift.model import ModelConfig
-from gradsift.presets import DEFAULT_PRESET, PRESET_OF_BEFORE, PRESETS, PresetName, filled
-from gradsift.selection import CompareConfig, ScoreConfig, SelectConfig
+from gradsift.presets import DEFAULT_PRESET, PAPER, PRESET_OF_BEFORE, PRESETS, PresetName, filled
+from gradsift.selection import ArmConfig, CompareConfig, ScoreConfig, SelectConfig
 from gradsift.stages import TrainConfig, WarmupConfig
 from gradsift.tasks import TargetConfig
 from gradsift.training import TrainingConfig
@@ -36,6 +36,9 @@ Named = TypeVar("Named", SourceConfig, TargetConfig)
 
 FREE_KEYS = ("features.tokens_per_batch", "warmup.micro_batch_size", "warmup.gradient_checkpointing")
 """Keys that change speed and memory alone; scores and selections are made again when their sections change."""
+ARM_SECTIONS: dict[str, type[BaseModel]] = {"features": FeaturesConfig, "score": ScoreConfig, "select": SelectConfig}
+"""Sections whose keys an arm of a comparison may have of its own."""
+DTYPE_KEYS = {"store_dtype", "representation_dtype"}
 KEPT_CONFIG_REMEDY = "put it back as it was, or use another run_dir"
 PATH_KEYS = ("run_dir", "path", "test_path", "dataset_dir", "name_or_path", "template", "include_path")
 """Keys whose value may begin with `~`."""
@@ -116,8 +119,15 @@ class RunConfig(BaseModel):
         return value
 
     @model_validator(mode="after")
+    def _arms_settings_hold(self) -> RunConfig:
+        for arm in self.compare.methods:
+            arm_config(self, arm)
+        return self
+
+    @model_validator(mode="after")
     def _names_of_files_are_short(self) -> RunConfig:
-        _require_short(self.select.label)
+        for label in (self.select.label, *(arm.label for arm in self.compare.methods)):
+            _require_short(label)
         if len(os.fsencode(self.run_dir)) > MAX_RUN_DIR:
             raise ValueError(f"run_dir is longer than {MAX_RUN_DIR} bytes, and there are folders to come in it")
         return self
@@ -143,6 +153,44 @@ def inherited(train: Mapping[str, Any], warmup: Mapping[str, Any]) -> dict[str, 
     if train.get("model") and "target_modules" not in train.get("lora", {}):
         lora.pop("target_modules", None)
     return {**shared, **train, "lora": lora}
+
+
+def arm_config(config: RunConfig, arm: ArmConfig) -> RunConfig:
+    """The config with the own settings of a comparison's arm in the place of the run's, and no comparison.
+
+    Its preset's features and scores come first, then its own keys. Raises ValueError naming the first that is wrong.
+    """
+    if not (arm.preset or arm.settings):
+        return config
+    sections = {name: getattr(config, name).model_dump() | _of_preset(name, arm.preset) for name in ARM_SECTIONS}
+    for key, value in arm.settings.items():
+        section = _section_of(key, arm)
+        sections[section] = filled({key: value}, sections[section])
+    if is_chosen_exactly(arm.settings.get("projection")):
+        for key in DTYPE_KEYS - arm.settings.keys():  # are what they are beside such a projection
+            del sections["features"][key]
+    try:
+        return RunConfig.model_validate({**config.model_dump(), "compare": {}, **sections})
+    except ValidationError as error:
+        raise ValueError(f"compare.methods: {arm.label[:MAX_SHOWN]}: {_first_problem(error)}") from error
+
+
+def _of_preset(section: str, preset: PresetName | None) -> dict[str, Any]:
+    """The keys of a section in which presets may differ, as this one has them."""
+    if preset is None or section not in PAPER:
+        return {}
+    kind = ARM_SECTIONS[section]
+    return kind.model_validate(PRESETS[preset].get(section, {})).model_dump(include=set(PAPER[section]))
+
+
+def _section_of(key: str, arm: ArmConfig) -> str:
+    found = next((name for name, kind in ARM_SECTIONS.items() if key in kind.model_fields), None)
+    if found is None:
+        known = [*ArmConfig.model_fields, *(name for kind in ARM_SECTIONS.values() for name in kind.model_fields)]
+        raise ValueError(
+            f"compare.methods: {arm.label[:MAX_SHOWN]}: unknown key {key[:MAX_SHOWN]}{nearest(key, known)}"
+        )
+    return found
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -302,7 +350,7 @@ def _first_problem(error: ValidationError) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
     shown = f", not {_shown(given)}" if isinstance(given, str | int | float | bool) or given is None else ""
-    return f"{key}: {message[0].lower()}{message[1:]}{shown}{more}"
+    return f"{key and f'{key}: '}{message[0].lower()}{message[1:]}{shown}{more}"
 
 
 def _shown(value: Any) -> str:

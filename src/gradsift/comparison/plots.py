@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +15,12 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from gradsift.comparison.outcomes import Outcome, spread
-from gradsift.comparison.plan import Cell, comparison_folder, seed_folder
+from gradsift.comparison.plan import Cell, cell_folder, comparison_folder, seed_config
 from gradsift.config import RunConfig
 from gradsift.data import parsed_json, selected_lines
 from gradsift.encoding import Corpus
 from gradsift.machine import RunFolder, atomic_path
+from gradsift.selection import ArmConfig
 from gradsift.stages import read_selection
 
 if TYPE_CHECKING:
@@ -36,8 +38,9 @@ DARK = 0.5
 
 def draw(config: RunConfig, outcomes: Mapping[Cell, Outcome]) -> None:
     """Write RUN/comparison/plots/*.png from the cells that are done; a plot without data isn't written."""
-    selections = _Selections(config, [cell for cell in outcomes if cell.arm is not None and not cell.transfer])
-    if selections.scored:
+    own_model = [cell for cell in outcomes if cell.arm is not None and not cell.transfer]
+    selections = _Selections(config, [cell for cell in own_model if _is_here(config, cell)])
+    if any(selections.scored(target.name) for target in config.targets):
         _figure(config, "scores", partial(_draw_scores, selections))
     if selections.labels:
         _figure(config, "sources", partial(_draw_sources, selections))
@@ -70,29 +73,34 @@ class _Selections:
     def labels(self) -> list[str]:
         return list(dict.fromkeys(cell.label for cell in self.cells))
 
-    @cached_property
-    def scored(self) -> list[str]:
-        """Methods with scores of their own."""
-        methods = (cell.arm.method for cell in self.cells if cell.arm)
-        return [method for method in dict.fromkeys(methods) if method not in WITHOUT_SCORES]
+    def scored(self, target: str) -> dict[str, Cell]:
+        """The first cell of every method, and of every arm that has scores of its own, whose scores say something."""
+        found: dict[str, Cell] = {}
+        for cell in self.cells:
+            if cell.arm is not None and cell.target == target and cell.arm.method not in WITHOUT_SCORES:
+                found.setdefault(self._scored_as(cell, cell.arm), cell)
+        return found
+
+    def _scored_as(self, cell: Cell, arm: ArmConfig) -> str:
+        is_own = cell_folder(self.config, cell) != seed_config(self.config, cell.seed).run
+        return arm.label if is_own else arm.method
 
     def of(self, target: str, label: str) -> list[frozenset[int]]:
         """Positions in the pool of the rows chosen, a set a seed."""
         found = [cell for cell in self.cells if cell.target == target and cell.label == label]
-        return [frozenset(read_selection(self._run(cell), target, cell.name)["rows"]) for cell in found]
+        runs = {cell: cell_folder(self.config, cell) for cell in found}
+        return [frozenset(read_selection(run, target, cell.name)["rows"]) for cell, run in runs.items()]
 
-    def scores(self, target: str, method: str) -> npt.NDArray[np.float64]:
-        """The pool's scores with the first seed that has them."""
-        cell = next(cell for cell in self.cells if cell.target == target and cell.arm and cell.arm.method == method)
-        table = pq.read_table(self._run(cell).scores(target, method), columns=["score"])
+    def scores(self, cell: Cell) -> npt.NDArray[np.float64]:
+        """The pool's scores that the cell's rows were chosen by."""
+        table = pq.read_table(_scores_path(self.config, cell), columns=["score"])
         scores: npt.NDArray[np.float64] = table["score"].to_numpy()
         return scores[np.isfinite(scores)]
 
-    def threshold(self, target: str, method: str) -> float:
-        """The least score of the best rows, as many as the method chose."""
-        cell = next(cell for cell in self.cells if cell.target == target and cell.arm and cell.arm.method == method)
-        count = int(read_selection(self._run(cell), target, cell.name)["num_selected"])
-        ordered = np.sort(self.scores(target, method))
+    def threshold(self, cell: Cell) -> float:
+        """The least score of the best rows, as many as the cell chose."""
+        count = int(read_selection(cell_folder(self.config, cell), cell.target, cell.name)["num_selected"])
+        ordered = np.sort(self.scores(cell))
         return float(ordered[-min(count, len(ordered))])
 
     @cached_property
@@ -114,17 +122,25 @@ class _Selections:
         for source, row in zip(sources, rows, strict=True):
             yield str(parsed_json(lines[source][row].decode()).get(column, source))
 
-    def _run(self, cell: Cell) -> RunFolder:
-        return seed_folder(self.config, cell.seed)
+
+def _scores_path(config: RunConfig, cell: Cell) -> Path:
+    assert cell.arm is not None
+    return cell_folder(config, cell).scores(cell.target, cell.arm.method)
+
+
+def _is_here(config: RunConfig, cell: Cell) -> bool:
+    """Whether the cell's scores and selection are in this folder, and not only its record, carried from elsewhere."""
+    selection = cell_folder(config, cell).selection(cell.target, cell.name)
+    return all(path.is_file() for path in (_scores_path(config, cell), selection, selection.with_suffix(".json")))
 
 
 def _draw_scores(selections: _Selections, axis: Axes, target: str) -> None:
     """How the scores lie, in standard deviations from their mean, and where the chosen part begins."""
-    for method in selections.scored:
-        scores = selections.scores(target, method)
+    for name, cell in selections.scored(target).items():
+        scores = selections.scores(cell)
         scale = scores.std() or 1.0
-        least = (selections.threshold(target, method) - scores.mean()) / scale
-        (drawn,) = axis.plot(*_density((scores - scores.mean()) / scale), label=method)
+        least = (selections.threshold(cell) - scores.mean()) / scale
+        (drawn,) = axis.plot(*_density((scores - scores.mean()) / scale), label=name)
         axis.axvline(least, color=drawn.get_color(), linestyle=":", linewidth=1)
     axis.set_xlabel("score, in sd from the mean; dotted: least chosen")
     axis.set_ylabel("share of the pool's rows")

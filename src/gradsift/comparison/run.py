@@ -1,8 +1,9 @@
 """`compare`: makes the cells that are missing, one after the other, and writes the table and plots of those there are.
 
-Each seed is a run folder below RUN/comparison, which shares the encoded pool and targets of RUN. A cell is done when
-its record is written, and is made again when what it comes from has changed. Processes that are given different seeds
-may work side by side.
+Each seed is a run folder below RUN/comparison, which shares the encoded pool and targets of RUN; an arm whose features
+or scores are others than the run's has one beside it, which shares the seed's warmup. A cell is done when its record is
+written, and is made again when what it comes from has changed. Processes that are given different seeds may work side
+by side.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,15 @@ from typing import Any
 from gradsift.baselines import BASELINES, EMBEDDING, REPRESENTATIONS
 from gradsift.comparison.costs import Watch, less_flops, representation_flops, training_flops
 from gradsift.comparison.outcomes import Outcome
-from gradsift.comparison.plan import Cell, cell_config, cells, comparison_folder, seed_config, seed_folder
+from gradsift.comparison.plan import (
+    Cell,
+    cell_config,
+    cell_folder,
+    cells,
+    comparison_folder,
+    folder_config,
+    seed_config,
+)
 from gradsift.comparison.plots import draw
 from gradsift.comparison.table import write_table
 from gradsift.config import RunConfig, keep_config
@@ -27,6 +36,7 @@ from gradsift.errors import RunFolderError
 from gradsift.evaluation import PREDICTIONS_FILE
 from gradsift.machine import (
     MANIFEST,
+    RunFolder,
     duration,
     fingerprint,
     finished_facts,
@@ -93,12 +103,28 @@ def finished(config: RunConfig) -> dict[Cell, Outcome]:
     return {cell: _outcome(config, cell) for cell in cells(config) if _is_done(config, cell)}
 
 
+def finished_table(config: RunConfig) -> str:
+    """The table of the cells that are done, as text, from their records and predictions alone.
+
+    What they were made from isn't looked at: neither data nor models need be here. Raises RunFolderError where no cell
+    is done.
+    """
+    planned = list(cells(config))
+    outcomes = {cell: _outcome(config, cell) for cell in planned if _facts_of(config, cell) is not None}
+    if not outcomes:
+        raise RunFolderError(
+            f"{comparison_folder(config)}: no cell is done with these settings: run it without --table"
+        )
+    logger.info("compare: %d of %d cells are done", len(outcomes), len(planned))
+    return write_table(config, outcomes)
+
+
 def _outcome(config: RunConfig, cell: Cell) -> Outcome:
     return Outcome(read_record(_record_path(config, cell), RECORD_KEYS).facts, _predictions_path(config, cell))
 
 
 def _predictions_path(config: RunConfig, cell: Cell) -> Path:
-    return seed_folder(config, cell.seed).evaluation(cell.target, cell.name).with_suffix("") / PREDICTIONS_FILE
+    return cell_folder(config, cell).evaluation(cell.target, cell.name).with_suffix("") / PREDICTIONS_FILE
 
 
 def _record_path(config: RunConfig, cell: Cell) -> Path:
@@ -107,10 +133,14 @@ def _record_path(config: RunConfig, cell: Cell) -> Path:
 
 def _is_done(config: RunConfig, cell: Cell) -> bool:
     """Whether a record is of these settings and, where it says so, of this data and base, with its predictions."""
+    facts = _facts_of(config, cell)
+    return facts is not None and facts.get("made_from") in (None, _made_from(config, cell))
+
+
+def _facts_of(config: RunConfig, cell: Cell) -> Mapping[str, Any] | None:
+    """What a record of these settings says; None where there is none, or its predictions aren't as they were."""
     facts = finished_facts(_record_path(config, cell), [], RECORD_KEYS)
-    if facts is None or facts["inputs"] != _inputs(config, cell):
-        return False
-    return facts.get("made_from") in (None, _made_from(config, cell))
+    return None if facts is None or facts["inputs"] != _inputs(config, cell) else facts
 
 
 def _inputs(config: RunConfig, cell: Cell) -> str:
@@ -138,28 +168,30 @@ def _fingerprint_of_model(model: ModelConfig) -> str:
 
 
 def _do(config: RunConfig, cell: Cell) -> None:
-    """Make a cell in its seed's run folder, and write its record."""
+    """Make a cell in its seed's run folder, or its arm's beside that, and write its record."""
     seeded, own = seed_config(config, cell.seed), cell_config(config, cell)
     logger.info("compare: seed %d, %s, %s", cell.seed, cell.target, cell.name)
     remove_record(_record_path(config, cell))
-    with locked(own.run.path):
-        _share(config, seeded)
+    with locked(seeded.run.path):  # and whatever stands beside it for an arm
+        for folder in (seeded, folder_config(config, cell.seed, cell.arm)):
+            _link_folders(folder.run, config.run, SHARED_FOLDERS)
+            keep_config(folder)
         watch = Watch(own.run.path)
         if cell.arm is None:
             evaluation_of(own).evaluate_base(own.targets[0], cell.name)
         else:
-            _prepare(config, seeded, cell.arm, watch)
+            _prepare(config, cell.seed, cell.arm)
             _train_and_evaluate(own, cell, watch)
         facts = {"inputs": _inputs(config, cell), "made_from": _made_from(config, cell)}
         predictions = [path for path in (_predictions_path(config, cell),) if path.is_file()]
         write_record(_record_path(config, cell), {**facts, **_record(config, own, cell, watch)}, predictions)
 
 
-def _share(config: RunConfig, seeded: RunConfig) -> None:
-    """The encoded pool and targets, which no seed changes, by links."""
-    for name in SHARED_FOLDERS:
-        _link(seeded.run.path / name, config.run.path / name)
-    keep_config(seeded)
+def _link_folders(run: RunFolder, holder: RunFolder, names: Sequence[str]) -> None:
+    """Links to those of the folders that the holder has."""
+    for name in names:
+        if (holder.path / name).is_dir() and run != holder:
+            _link(run.path / name, holder.path / name)
 
 
 def _link(link: Path, folder: Path) -> None:
@@ -171,21 +203,49 @@ def _link(link: Path, folder: Path) -> None:
         link.symlink_to(os.path.relpath(folder, link.parent), target_is_directory=True)
 
 
-def _prepare(config: RunConfig, seeded: RunConfig, arm: ArmConfig, watch: Watch) -> None:
-    """What all targets share, where the method needs it: warmup and features; RUN holds those that no seed changes."""
-    chosen = {"select": seeded.select.model_copy(update={"method": arm.method})}
+def _prepare(config: RunConfig, seed: int, arm: ArmConfig) -> None:
+    """Warmup and features, which all targets share, where the method needs them.
+
+    RUN holds the features that no seed changes, the seed's folder its warmup and the other features; an arm's own
+    folder has links to them, but for features that are others than the run's.
+    """
+    seeded, own = seed_config(config, seed), folder_config(config, seed, arm)
+    if arm.method not in SEEDLESS:
+        with Watch(seeded.run.path).timed("warmup"):
+            warmup_stage(_with_method(seeded, arm))
+    if own.features != config.features:
+        _link_folders(own.run, seeded.run, ("warmup",))
+        if (own.run.path / "features").is_symlink():  # of the arm as it was before it had its own
+            (own.run.path / "features").unlink()
+        _make_features(own, arm, Watch(own.run.path))
+        return
     if arm.method in SEEDLESS:
-        with locked(config.run.path, wait=True), _shared_watch(config).timed(_features_piece(arm)):
-            features_stage(config.model_copy(update=chosen))
+        with locked(config.run.path, wait=True):
+            _make_features(config, arm, _shared_watch(config))
         _link(seeded.run.pool_features(arm.method), config.run.pool_features(arm.method))
         for target in config.targets:
             folders = (run.target_features(target.name, arm.method) for run in (seeded.run, config.run))
             _link(*folders)
-        return
-    with watch.timed("warmup"):
-        warmup_stage(seeded.model_copy(update=chosen))
+    else:
+        _make_features(seeded, arm, Watch(seeded.run.path))
+    _link_folders(own.run, seeded.run, ("warmup", "features"))
+
+
+def _with_method(config: RunConfig, arm: ArmConfig) -> RunConfig:
+    return config.model_copy(update={"select": config.select.model_copy(update={"method": arm.method})})
+
+
+def _make_features(config: RunConfig, arm: ArmConfig, watch: Watch) -> None:
     with watch.timed(_features_piece(arm)):
-        features_stage(seeded.model_copy(update=chosen))
+        features_stage(_with_method(config, arm))
+
+
+def _features_watch(config: RunConfig, seed: int, arm: ArmConfig) -> Watch:
+    """Where the time of an arm's features is kept: with the features."""
+    own = folder_config(config, seed, arm)
+    if own.features != config.features:
+        return Watch(own.run.path)
+    return _shared_watch(config) if arm.method in SEEDLESS else Watch(seed_config(config, seed).run.path)
 
 
 def _shared_watch(config: RunConfig) -> Watch:
@@ -245,14 +305,14 @@ def _figures(own: RunConfig, cell: Cell) -> dict[str, Any]:
 def _selection_cost(config: RunConfig, cell: Cell, watch: Watch) -> dict[str, float | None]:
     """Warmup and features are made once for all targets, and counted in full for each; None: not known."""
     assert cell.arm is not None
-    method, features = cell.arm.method, _features_piece(cell.arm)
+    method, seeded = cell.arm.method, seed_config(config, cell.seed)
     seconds = watch.of(_piece("score", cell), _piece("select", cell))
     if method in BASELINES:
         return {"seconds": seconds, "flops": 0.0}
+    seconds += _features_watch(config, cell.seed, cell.arm).of(_features_piece(cell.arm))
     if method in SEEDLESS:
-        flops = representation_flops(config) if method in REPRESENTATIONS else None
-        return {"seconds": seconds + _shared_watch(config).of(features), "flops": flops}
-    return {"seconds": seconds + watch.of("warmup", features), "flops": less_flops(seed_config(config, cell.seed))}
+        return {"seconds": seconds, "flops": representation_flops(config) if method in REPRESENTATIONS else None}
+    return {"seconds": seconds + Watch(seeded.run.path).of("warmup"), "flops": less_flops(seeded)}
 
 
 def _training_cost(own: RunConfig, cell: Cell, watch: Watch) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gradsift.features.gradient_features import FeatureMaker
 from gradsift.features.meaning import origin_meaning, rows_meaning, unprojected
 from gradsift.features.origins import Origin, SoleOrigin
-from gradsift.features.settings import FeaturesConfig
+from gradsift.features.settings import FeaturesConfig, is_chosen_exactly
 from gradsift.features.work import StoreTask, Unit, store_writer
 from gradsift.features.worker import FeatureWorker
 
@@ -17,6 +17,7 @@ __all__ = [
     "SoleOrigin",
     "StoreTask",
     "Unit",
+    "is_chosen_exactly",
     "origin_meaning",
     "rows_meaning",
     "store_writer",

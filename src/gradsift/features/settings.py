@@ -11,8 +11,12 @@ from gradsift.gradients import AdamForm, ProjectionConfig
 from gradsift.store import DTYPES
 
 StoreDtype = Literal["float16", "bfloat16", "float32", "int8", "int4", "int1"]
-CHOSEN_EXACTLY = frozenset({"dim", "kind"})
-"""Keys of a projection that say how exact features are to be."""
+
+
+def is_chosen_exactly(projection: Any) -> bool:
+    """Whether what is given of a projection says how exact features are to be: its dim or its kind."""
+    given = projection.model_fields_set if isinstance(projection, ProjectionConfig) else projection
+    return isinstance(given, Mapping | set) and not {"dim", "kind"}.isdisjoint(given)
 
 
 class FeaturesConfig(BaseModel):
@@ -39,10 +43,7 @@ class FeaturesConfig(BaseModel):
         """What they are depends on what else is given; afterwards the config says it."""
         if not isinstance(value, Mapping) or "store_dtype" in value:
             return value
-        projection = value.get("projection", {})
-        given = projection.model_fields_set if isinstance(projection, ProjectionConfig) else projection
-        is_chosen = isinstance(given, Mapping | set) and not CHOSEN_EXACTLY.isdisjoint(given)
-        exact = {"store_dtype": "float16"} if is_chosen else {}
+        exact = {"store_dtype": "float16"} if is_chosen_exactly(value.get("projection")) else {}
         return {"representation_dtype": "float16", **value, **exact}
 
     def dtype_of(self, is_pool: bool, is_representation: bool = False) -> str:

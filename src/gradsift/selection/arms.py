@@ -2,29 +2,59 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from gradsift.presets import PresetName
 from gradsift.selection.selecting import MethodName, StrategyName
+
+NAMES_OF_CELLS = re.compile(r"base|.*-transfer|.*pct")
+"""What a comparison calls the untrained model, the other model's cells and budgets."""
 
 
 class ArmConfig(BaseModel):
-    """A way to select: a method, and the strategy that takes rows from its scores."""
+    """A way to select: a method, and what it has in the place of the run's settings.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Any key of the sections `features`, `score` and `select` may stand beside the method; which there are, `config`
+    knows, and refuses others.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     method: MethodName
+    name: str | None = None
+    """None: of the method and its own settings."""
     strategy: StrategyName | None = None
     """None: select.strategy, else the method's own."""
     epochs: int | None = Field(None, ge=1)
     """Of the training; None: train.epochs. The full pool is large: fewer may do."""
+    preset: PresetName | None = None
+    """Whose features and scores it has; the warmup is the run's. None: the run's."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Its own keys of other sections."""
+        return self.model_extra or {}
 
     @property
     def label(self) -> str:
         """What tables and files call it."""
-        return self.method if self.strategy is None else f"{self.method}-{self.strategy}"
+        if self.name is not None:
+            return self.name
+        own = (_said(key, value) for key, value in self.settings.items())
+        return "-".join(part for part in (self.method, self.strategy, self.preset, *own) if part)
+
+
+def _said(key: str, value: Any) -> str:
+    """A setting in a name: a word says itself, a number its key too."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return "-".join([key, *(_said(str(inner), item) for inner, item in value.items())])
+    return f"{key}{value}"
 
 
 class CompareConfig(BaseModel):
@@ -35,7 +65,8 @@ class CompareConfig(BaseModel):
     methods: list[ArmConfig] = Field(
         [ArmConfig(method=name) for name in ("less", "random", "bm25", "dsir", "rds", "full")], min_length=1
     )
-    """Names of methods, or `{method: less, strategy: round_robin}`, `{method: full, epochs: 1}`."""
+    """Names of methods, or `{method: less, strategy: round_robin}`, `{method: full, epochs: 1}`,
+    `{method: less, preset: paper}`, `{name: scaled, method: less, normalize: zscore}`."""
     seeds: list[int] = Field([0, 1, 2], min_length=1)
     """Of the warmup's rows, the order of training and random choices; the pool and its samples stay the same."""
     fractions: list[float] = []
@@ -61,6 +92,10 @@ class CompareConfig(BaseModel):
         for label in labels:
             if labels.count(label) > 1:
                 raise ValueError(f"{label} stands there twice")
+            if not re.fullmatch(r"\w[\w.+-]*", label):
+                raise ValueError(f"{label[:40]!r} can't name files: give it a `name` of letters, digits, . _ + -")
+            if NAMES_OF_CELLS.fullmatch(label):
+                raise ValueError(f"{label} is what a cell of another kind is called: give it another `name`")
         return value
 
     @field_validator("fractions")
