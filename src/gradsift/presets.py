@@ -27,9 +27,10 @@ PAPER: dict[str, Any] = {
         "representation_dtype": None,
     },
     "score": {"subtasks": "mean_of_cosines", "combine": "max", "normalize": "none"},
+    "check": {"sketch_dims": (512, 2048, 8192, 32768)},
 }
 """LESS as in its paper and the authors' code (arXiv 2402.04333), but for the sketch, whose inner products have the
-variance of their dense projection's. `train` follows the warmup, as ever."""
+variance of their dense projection's. `train` follows the warmup, as ever; the influence check looks around 8192."""
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {"gradsift": {}, "paper": PAPER}
 """What each preset has in the place of our defaults, which stand in the config classes."""

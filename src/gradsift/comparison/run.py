@@ -112,9 +112,7 @@ def finished_table(config: RunConfig) -> str:
     planned = list(cells(config))
     outcomes = {cell: _outcome(config, cell) for cell in planned if _facts_of(config, cell) is not None}
     if not outcomes:
-        raise RunFolderError(
-            f"{comparison_folder(config)}: no cell is done with these settings: run it without --table"
-        )
+        raise RunFolderError(f"{comparison_folder(config)}: no cell is done with these settings: leave --table out")
     logger.info("compare: %d of %d cells are done", len(outcomes), len(planned))
     return write_table(config, outcomes)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gradsift.store.blocks import Span, SpanReader, block_rows
 from gradsift.store.checksums import checksum
 from gradsift.store.conversion import quantize
-from gradsift.store.quantization import BITS, packed_width, unpacked
+from gradsift.store.quantization import BITS, packed_width, quantized, unpacked
 from gradsift.store.shards import DTYPES, row_bytes, stacked
 from gradsift.store.store import FeatureStore, require_joinable
 from gradsift.store.writer import StoreWriter
@@ -21,6 +21,7 @@ __all__ = [
     "checksum",
     "packed_width",
     "quantize",
+    "quantized",
     "require_joinable",
     "row_bytes",
     "stacked",
