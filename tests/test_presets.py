@@ -46,6 +46,7 @@ def as_before_presets(run: Path) -> None:
     """Write the folder's config as it was before there were presets."""
     kept = yaml.safe_load((run / "config.yaml").read_text())
     del kept["preset"], kept["features"]["representation_dtype"], kept["score"]["normalize"]
+    del kept["select"]["less_strategy"]
     (run / "config.yaml").write_text(yaml.safe_dump(kept, sort_keys=False))
 
 

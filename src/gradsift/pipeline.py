@@ -50,7 +50,7 @@ def encode_stage(config: RunConfig) -> None:
 
 def warmup_stage(config: RunConfig) -> None:
     """LoRA checkpoints of a short training, or the user's own; a baseline needs none."""
-    if config.select.method == "less":
+    if "less" in config.select.methods:
         _require_warmup(config)
 
 
@@ -64,29 +64,39 @@ def _require_warmup(config: RunConfig) -> None:
 
 def features_stage(config: RunConfig) -> None:
     """Projected gradients of pool and targets at every checkpoint, or what a baseline matches instead of them."""
-    if config.select.method in BASELINES:
+    for method in config.select.methods:
+        _make_features(config, method)
+
+
+def _make_features(config: RunConfig, method: str) -> None:
+    if method in BASELINES:
         return
-    if config.select.method == EMBEDDING:
+    if method == EMBEDDING:
         settings = config.baselines.embedding
         EmbeddingStage(config.run, config.pool, settings, config.features, config.seed).collect(config.targets)
         return
-    if config.select.method == "less" and config.warmup.checkpoints is None:
+    if method == "less" and config.warmup.checkpoints is None:
         require_same_base(config.run, config.model)
     stage = FeaturesStage(config.run, config.model, config.features, config.executor)
-    stage.collect(origins_of(config), [] if _is_score(config) else [target.name for target in config.targets])
+    stage.collect(origins_of(config, method), [] if _is_score(method) else [target.name for target in config.targets])
 
 
 def score_stage(config: RunConfig) -> None:
     """Influence of every pool row on every target, or the score that a baseline gives it."""
-    method, names = config.select.method, [target.name for target in config.targets]
+    for method in config.select.methods:
+        _score(config, method)
+
+
+def _score(config: RunConfig, method: str) -> None:
+    names = [target.name for target in config.targets]
     if method in BASELINES:
         stage = BaselineStage(config.run, config.pool, config.score, config.seed)
         for target in config.targets:
             stage.score(target, method)
-    elif _is_score(config):
+    elif _is_score(method):
         score_by_number(config.run, method, names, config.score)
     else:
-        score_by_influence(config.run, origins_of(config), names, config.score, method)
+        score_by_influence(config.run, origins_of(config, method), names, config.score, method)
 
 
 def select_stage(config: RunConfig) -> None:
@@ -131,14 +141,12 @@ def evaluation_of(config: RunConfig) -> EvaluateStage:
     return EvaluateStage(config.run, config.target_model, config.target_encoding, config.evaluate)
 
 
-def origins_of(config: RunConfig) -> Sequence[Origin]:
-    """What the method's features are made with: the checkpoints, or one model."""
-    method = config.select.method
+def origins_of(config: RunConfig, method: str) -> Sequence[Origin]:
+    """What a method's features are made with: the checkpoints, or one model."""
     return checkpoints_of(config) if method == "less" else [SoleOrigin(method)]
 
 
-def _is_score(config: RunConfig) -> bool:
-    method = config.select.method
+def _is_score(method: str) -> bool:
     return method in REPRESENTATIONS and REPRESENTATIONS[method].is_score
 
 
@@ -160,7 +168,7 @@ def run(config: RunConfig, until: str = "evaluate", only: str | None = None) -> 
     with locked(config.run.path):
         keep_config(config)
         write_environment(config)
-        if config.select.method == "less" and config.warmup.checkpoints is not None:
+        if "less" in config.select.methods and config.warmup.checkpoints is not None:
             checkpoints_of(config)  # what can't be used is said before any work
         if "evaluate" in wanted:
             evaluation_of(config).require_inputs(config.targets)

@@ -27,6 +27,7 @@ PAPER: dict[str, Any] = {
         "representation_dtype": None,
     },
     "score": {"subtasks": "mean_of_cosines", "combine": "max", "normalize": "none"},
+    "select": {"less_strategy": "top"},
     "check": {"sketch_dims": (512, 2048, 8192, 32768)},
 }
 """LESS as in its paper and the authors' code (arXiv 2402.04333), but for the sketch, whose inner products have the

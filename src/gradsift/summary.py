@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from gradsift.encoding import Corpus
@@ -11,12 +12,12 @@ from gradsift.selection import SelectConfig
 
 MAX_REASONS = 8
 """Reasons for rows set aside that are shown; the file lists all."""
-SELECTION_KEYS = ("per_source", "kept_out")
+SELECTION_KEYS = ("per_source", "kept_out", "num_selected")
 
 
 def summary(run: RunFolder, targets: Sequence[str], select: SelectConfig, seconds: Mapping[str, float]) -> str:
     """What the run folder holds, as text for the terminal."""
-    pool, method, name = Corpus(run.pool), select.method, select.label
+    pool, name = Corpus(run.pool), select.label
     selections = {
         target: read_record(run.selection(target, name).with_suffix(".json"), SELECTION_KEYS).facts
         for target in targets
@@ -24,10 +25,10 @@ def summary(run: RunFolder, targets: Sequence[str], select: SelectConfig, second
     }
     parts = [
         _pool_lines(pool, run),
-        _target_lines(run, targets, method),
+        _target_lines(run, targets, select.methods),
         _table(pool, selections),
         [line for target in selections for line in _kept_out_lines(run, target, selections[target])],
-        [f"{target}: {run.selection(target, name)}" for target in selections],
+        [f"{target}: {run.selection(target, name)}{_drawn(selections[target])}" for target in selections],
         [line for target in selections for line in _trained_lines(run, target, name)],
         [line for target in targets for line in _evaluated_lines(run, target, name)],
         ["time: " + ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())],
@@ -44,7 +45,12 @@ def _pool_lines(pool: Corpus, run: RunFolder) -> list[str]:
     return lines + ([f"  listed in {run.pool / 'set_aside.jsonl'}"] if aside else [])
 
 
-def _target_lines(run: RunFolder, targets: Sequence[str], method: str) -> list[str]:
+def _drawn(selection: Mapping[str, Any]) -> str:
+    count = selection.get("num_random", 0)  # selections made before it was kept have none
+    return f", the last {count:,} of {selection['num_selected']:,} rows at random" if count else ""
+
+
+def _target_lines(run: RunFolder, targets: Sequence[str], methods: Sequence[str]) -> list[str]:
     lines = []
     for name in targets:
         corpus = Corpus(run.target(name))
@@ -59,11 +65,14 @@ def _target_lines(run: RunFolder, targets: Sequence[str], method: str) -> list[s
             lines.append(
                 f"  {len(cut)} too long, without their beginning: {', '.join(cut[:3])}{' …' if cut[3:] else ''}"
             )
-        scores = run.scores(name, method).with_suffix(".json")
-        unselectable = read_record(scores, ("num_unselectable",)).facts["num_unselectable"] if scores.is_file() else 0
+        unselectable = max(_unselectable(run.scores(name, method).with_suffix(".json")) for method in methods)
         if unselectable:
             lines.append(f"  {unselectable} pool rows with zero or non-finite features, never selected")
     return lines
+
+
+def _unselectable(scores: Path) -> int:
+    return int(read_record(scores, ("num_unselectable",)).facts["num_unselectable"]) if scores.is_file() else 0
 
 
 def _trained_lines(run: RunFolder, target: str, selection: str) -> list[str]:

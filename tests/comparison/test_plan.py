@@ -80,6 +80,7 @@ def test_every_seed_reads_the_same_sample_of_the_pool(config: RunConfig) -> None
             "less-top-rank-examples",
         ),
         ({"method": "bm25", "gumbel": 0.5}, "bm25-gumbel0.5"),
+        ({"method": ["less", "rds+"], "normalize": "rank"}, "fused-less-rds+-rank"),
         ({"method": "less", "projection": {"dim": 64}}, "less-projection-dim64"),
         ({"method": "less", "preset": "paper", "name": "as-published"}, "as-published"),
     ],

@@ -72,6 +72,17 @@ def test_a_representation_costs_one_forward_pass_and_no_warmup(tmp_path: Path, t
     assert not (tmp_path / "run" / "comparison" / "seed-0" / "warmup").exists()
 
 
+def test_methods_that_are_fused_cost_what_both_do(tmp_path: Path, tiny_model_folder: Path) -> None:
+    methods = ["less", ["less", "rds+"], "rds+"]
+    config = tiny_run(tmp_path, tiny_model_folder, compare={"methods": methods, "seeds": [0]})
+    assert gradsift("compare", config) == 0
+    cells = tmp_path / "run" / "comparison" / "cells" / "seed-0" / "sums"
+    costs = {path.stem: read_json(path)["selection"]["flops"] for path in cells.glob("*.json")}
+    assert costs["fused-less-rds+"] == costs["less"] + costs["rds+"]
+    selection = tmp_path / "run" / "comparison" / "seed-0" / "selection" / "sums"
+    assert len((selection / "fused-less-rds+.jsonl").read_text().splitlines()) == 6
+
+
 def test_seeds_warm_up_on_different_rows_of_the_same_pool(compared: Path) -> None:
     manifests = [comparison(compared) / f"seed-{seed}" / "warmup" / "manifest.json" for seed in (0, 1)]
     first, second = (read_json(path)["rows"] for path in manifests)
@@ -166,7 +177,7 @@ ARMS: list[Any] = [
     "random",
     {"method": "less", "name": "small", "projection": {"dim": 16}},
     {"method": "less", "normalize": "zscore"},
-    {"method": "rds", "normalize": "rank"},
+    {"method": ["less", "rds"], "normalize": "rank"},
 ]
 
 
@@ -184,7 +195,7 @@ def normalized_scores(run: Path, method: str) -> str:
 
 def test_every_arm_has_its_row(armed: Path) -> None:
     lines = (comparison(armed) / "comparison.md").read_text().splitlines()
-    for label in ("less", "random", "small", "less-zscore", "rds-rank"):
+    for label in ("less", "random", "small", "less-zscore", "fused-less-rds-rank"):
         assert any(line.startswith(f"| {label} ") for line in lines)
 
 
@@ -201,8 +212,8 @@ def test_an_arm_with_scores_of_its_own_shares_the_features(armed: Path) -> None:
     scaled, seed = comparison(armed) / "seed-0.less-zscore", comparison(armed) / "seed-0"
     assert (scaled / "features").samefile(seed / "features")
     assert (normalized_scores(scaled, "less"), normalized_scores(seed, "less")) == ("zscore", "none")
-    ranked = comparison(armed) / "seed-0.rds-rank"
-    assert (ranked / "features" / "pool" / "rds").samefile(armed / "run" / "features" / "pool" / "rds")
+    fused = comparison(armed) / "seed-0.fused-less-rds-rank"
+    assert (fused / "features" / "pool" / "rds").samefile(armed / "run" / "features" / "pool" / "rds")
 
 
 def test_an_arms_cost_is_of_its_own_features_and_the_seeds_warmup(armed: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from gradsift.selection.selecting import ScoredRows, SelectConfig, choose, ranking, with_gumbel_noise
+from gradsift.selection.selecting import ScoredRows, SelectConfig, choose, drawn, ranking, with_gumbel_noise
 from gradsift.selection.strategies import STRATEGIES
 
 IDS, SOURCES = ["b", "a", "c", "a", "d"], ["p", "q", "p", "p", "p"]
@@ -28,7 +28,7 @@ def scored(scores: Any, ids: list[str] | None = None, sources: list[str] | None 
 
 def chosen(rows: ScoredRows, is_duplicate: Any = None, **settings: Any) -> list[int]:
     config = SelectConfig.model_validate(settings)
-    return choose(ranking(rows, config.order), rows, config, is_duplicate).rows.tolist()
+    return choose(ranking(rows, config.order_of(config.methods[0])), rows, config, is_duplicate).rows.tolist()
 
 
 def order(positions: list[int]) -> list[tuple[str, str]]:
@@ -107,6 +107,9 @@ def test_an_unknown_name_is_refused_with_the_nearest(key: str, value: str) -> No
         ({}, "top"),
         ({"method": "bm25"}, "top"),
         ({"method": "rds+"}, "round_robin"),
+        ({"less_strategy": "mean"}, "mean"),
+        ({"less_strategy": "mean", "strategy": "top"}, "top"),
+        ({"less_strategy": "mean", "method": "bm25"}, "top"),
         ({"method": "rds+", "strategy": "top"}, "top"),
         ({"strategy": "bids"}, "bids"),
     ],
@@ -114,7 +117,8 @@ def test_an_unknown_name_is_refused_with_the_nearest(key: str, value: str) -> No
 def test_a_method_has_a_strategy_of_its_own_that_the_users_word_replaces(
     settings: dict[str, str], expected: str
 ) -> None:
-    assert SelectConfig.model_validate(settings).order == expected
+    config = SelectConfig.model_validate(settings)
+    assert config.order_of(config.methods[0]) == expected
 
 
 @pytest.mark.parametrize(
@@ -168,3 +172,77 @@ def test_the_odds_of_a_draw_are_those_of_its_temperature() -> None:
 
 def test_a_draw_never_takes_what_is_no_number() -> None:
     assert set(ranking(with_gumbel_noise(scored([0.0, float("nan"), 0.1]), 1.0, 0), "top")) == {0, 2}
+
+
+def with_random(rows: ScoredRows, seed: int = 0, **settings: Any) -> tuple[list[int], int]:
+    """The rows chosen, the best first, and how many of them at random."""
+    config = SelectConfig.model_validate(settings)
+    found = choose(ranking(rows, "top"), rows, config, at_random=drawn([rows], seed))
+    return found.rows.tolist(), found.num_random
+
+
+@pytest.mark.parametrize(("share", "num_random"), [(0.0, 0), (0.09, 0), (0.1, 1), (0.25, 2), (0.3, 3), (0.99, 9)])
+def test_a_share_of_the_budget_is_drawn_at_random(share: float, num_random: int) -> None:
+    rows, count = with_random(scored(-np.arange(100)), count=10, random_share=share)
+    assert count == num_random
+    assert len(set(rows)) == 10
+    assert rows[: 10 - count] == list(range(10 - count))
+    assert rows[10 - count :] != list(range(10 - count, 10)) or not count
+
+
+def test_the_draw_follows_its_seed_and_takes_no_row_twice() -> None:
+    rows = scored(-np.arange(12))
+    first, again, other = (with_random(rows, seed, count=12, random_share=0.5)[0] for seed in (0, 0, 1))
+    assert first == again != other
+    assert sorted(first) == list(range(12))
+
+
+def test_the_draw_takes_nothing_that_is_no_number() -> None:
+    rows, _ = with_random(scored([3.0, float("nan"), 2.0, 1.0, float("inf")]), count=5, random_share=0.8)
+    assert sorted(rows) == [0, 2, 3]
+
+
+def test_every_row_left_is_drawn_as_often() -> None:
+    rows = scored(-np.arange(5))
+    drawn_rows = [with_random(rows, seed, count=2, random_share=0.5)[0][1] for seed in range(2000)]
+    counts = np.bincount(drawn_rows, minlength=5)
+    assert counts[0] == 0
+    assert counts[1:] == pytest.approx([500] * 4, abs=75)
+
+
+def test_the_draw_keeps_to_caps_duplicates_and_tokens() -> None:
+    sources = ["p"] * 3 + ["q"] * 7
+    rows, config = scored(-np.arange(10), sources=sources), SelectConfig(count=6, per_source_max=4, random_share=0.5)
+    found = choose(ranking(rows, "top"), rows, config, lambda row: row in (5, 6), drawn([rows], 0))
+    assert found.rows.tolist()[:3] == [0, 1, 2]
+    assert set(found.rows.tolist()[3:]) <= {3, 4, 7, 8, 9}
+    assert found.num_random == 3
+    chosen_rows, count = with_random(scored(-np.arange(10)), tokens=55, random_share=0.4)
+    assert (len(chosen_rows), count) == (5, 2)
+
+
+def test_the_whole_pool_knows_no_draw() -> None:
+    assert with_random(scored(-np.arange(4)), method="full", random_share=0.5) == ([0, 1, 2, 3], 0)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (["less", "rds++"], "did you mean 'rds\\+'"),
+        (["less", "less"], "less stands there twice"),
+        (["less", "full"], "full takes every row"),
+        ([], "give the name of a method, or a list"),
+        (3, "give the name of a method, or a list"),
+        (["less", ["rds"]], "give the name of a method, or a list"),
+    ],
+)
+def test_methods_that_cannot_be_fused_are_refused(method: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        SelectConfig.model_validate({"method": method})
+
+
+def test_several_methods_have_a_label_of_their_own() -> None:
+    both, alone = (SelectConfig.model_validate({"method": names}) for names in (["less", "rds+"], ["rds+"]))
+    assert (both.label, both.methods) == ("fused-less-rds+", ("less", "rds+"))
+    assert (alone.method, alone.label, alone.methods) == ("rds+", "rds+", ("rds+",))
+    assert SelectConfig.model_validate({"method": ["less", "rds"], "name": "both"}).label == "both"

@@ -15,6 +15,7 @@ import yaml
 from runs import conversation, gradsift, small_pool, tiny_run, write_jsonl
 
 from gradsift.data.example import Example
+from gradsift.machine.artifact import fingerprint
 from gradsift.machine.progress import Progress
 from gradsift.machine.records import read_record, write_record
 from gradsift.selection.strategies import STRATEGIES
@@ -235,3 +236,74 @@ def test_rows_chosen_by_the_mean_are_not_one_subtasks(
 def test_scores_that_know_no_subtasks_serve_none(tmp_path: Path, tiny_model_folder: Path) -> None:
     assert select(tiny_run(tmp_path, tiny_model_folder)) == 0
     assert facts(tmp_path)["per_subtask"] == {}
+
+
+def fuse(config: Path, *overrides: str) -> int:
+    return gradsift("run", config, "--until", "select", "select.method=[length,random]", *overrides)
+
+
+def test_several_methods_score_and_are_fused(tmp_path: Path, tiny_model_folder: Path) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder)
+    assert fuse(config, "select.fraction=1.0", "select.overlap_ngrams=0") == 0
+    run = tmp_path / "run"
+    scores = {name: pq.read_table(run / "scores" / "sums" / f"{name}.parquet") for name in ("length", "random")}
+    orders = []
+    for table in scores.values():
+        ids, values = table["id"].to_pylist(), table["score"].to_pylist()
+        orders.append(sorted(ids, key=lambda name, i=ids, v=values: (-v[i.index(name)], name)))
+    found = {name: sum(1 / (61 + order.index(name)) for order in orders) for name in orders[0]}
+    expected = sorted(orders[0], key=lambda name: (-found[name], orders[0].index(name)))
+    lines = (run / "selection" / "sums" / "fused-length-random.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == expected
+
+
+def test_a_fused_selection_is_made_again_where_one_methods_scores_are(tmp_path: Path, tiny_model_folder: Path) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder)
+    assert fuse(config) == 0
+    described = tmp_path / "run" / "selection" / "sums" / "fused-length-random.json"
+    before = described.stat().st_mtime_ns
+    assert fuse(config) == 0
+    assert described.stat().st_mtime_ns == before
+    assert fuse(config, "score.combine=mean") == 0
+    assert described.stat().st_mtime_ns != before
+
+
+def test_a_random_share_is_counted_and_follows_the_seed(
+    tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder)
+    assert select(config) == 0
+    best = chosen(tmp_path)
+    assert facts(tmp_path)["num_random"] == 0
+    assert select(config, "select.random_share=0.5") == 0
+    assert facts(tmp_path)["num_random"] == 3
+    mixed = chosen(tmp_path)
+    assert mixed[:3] == best[:3]
+    assert mixed[3:] != best[3:]
+    assert "the last 3 of 6 rows at random" in capsys.readouterr().out
+    assert select(config, "select.random_share=0.5", "seed=1", f"run_dir={tmp_path / 'other'}") == 0
+    other = (tmp_path / "other" / "selection" / "sums" / "length.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in other][3:] != mixed[3:]
+
+
+def test_the_draw_leaves_out_what_overlaps_or_is_alike(tmp_path: Path, tiny_model_folder: Path) -> None:
+    leak = conversation("leak", "How much is 1 and 1?", "It is 2. " * 20)
+    twins = [conversation(f"twin-{i}", "Same?", "Same.") for i in range(5)]
+    config = with_pool(tmp_path, tiny_model_folder, [leak, *twins])
+    assert select(config, "select.fraction=1.0", "select.random_share=0.9", "select.deduplicate=exact") == 0
+    found = chosen(tmp_path)
+    assert "leak" not in found
+    assert sum(name.startswith("twin") for name in found) == 1
+    assert len(found) == len(set(found)) == 25
+
+
+def test_a_selection_made_before_the_key_stays(tmp_path: Path, tiny_model_folder: Path) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder)
+    assert select(config) == 0
+    score = json.loads((tmp_path / "run" / "scores" / "sums" / "length.json").read_text())["inputs"]
+    overlap = json.loads((tmp_path / "run" / "targets" / "sums" / "overlap.json").read_text())["inputs"]
+    before = {
+        **{"method": "length", "strategy": None, "fraction": 0.25, "count": None, "tokens": None, "gumbel": 0.0},
+        **{"per_source_max": None, "deduplicate": "none", "near_threshold": 0.8, "overlap_ngrams": 13},
+    }
+    assert facts(tmp_path)["inputs"] == fingerprint([before, score, None, overlap])

@@ -16,7 +16,7 @@ from pathlib import Path
 from gradsift.config import RunConfig
 from gradsift.encoding import Corpus
 from gradsift.machine import MANIFEST, read_record, write_record
-from gradsift.model import ModelConfig, adapter_shapes
+from gradsift.model import ModelConfig, adapter_shapes, empty_model
 from gradsift.pipeline import checkpoints_of
 from gradsift.stages import warmup_rows
 
@@ -76,15 +76,9 @@ class PassCost:
 
 def num_weights(config: ModelConfig) -> int:
     """P of a model, from its config alone: its matrices, but of the embeddings the head alone."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from torch import nn
 
-    described = AutoConfig.from_pretrained(
-        config.name_or_path, revision=config.revision, trust_remote_code=config.trust_remote_code
-    )
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(described, trust_remote_code=config.trust_remote_code)
-    multiplied = (module for module in model.modules() if not isinstance(module, torch.nn.Embedding))
+    multiplied = (module for module in empty_model(config).modules() if not isinstance(module, nn.Embedding))
     weights = (weight for module in multiplied for weight in module.parameters(recurse=False))
     return sum(weight.numel() for weight in weights if weight.ndim == 2)
 

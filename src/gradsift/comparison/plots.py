@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,17 +72,21 @@ class _Selections:
     def labels(self) -> list[str]:
         return list(dict.fromkeys(cell.label for cell in self.cells))
 
-    def scored(self, target: str) -> dict[str, Cell]:
-        """The first cell of every method, and of every arm that has scores of its own, whose scores say something."""
-        found: dict[str, Cell] = {}
+    def scored(self, target: str) -> dict[str, tuple[Cell, str]]:
+        """The first cell with the scores of every method, and of every arm that has its own, where they say something;
+        and the method."""
+        found: dict[str, tuple[Cell, str]] = {}
         for cell in self.cells:
-            if cell.arm is not None and cell.target == target and cell.arm.method not in WITHOUT_SCORES:
-                found.setdefault(self._scored_as(cell, cell.arm), cell)
+            if cell.arm is not None and cell.target == target:
+                for method in cell.arm.methods:
+                    if method not in WITHOUT_SCORES:
+                        found.setdefault(self._scored_as(cell, cell.arm, method), (cell, method))
         return found
 
-    def _scored_as(self, cell: Cell, arm: ArmConfig) -> str:
-        is_own = cell_folder(self.config, cell) != seed_config(self.config, cell.seed).run
-        return arm.label if is_own else arm.method
+    def _scored_as(self, cell: Cell, arm: ArmConfig, method: str) -> str:
+        if cell_folder(self.config, cell) == seed_config(self.config, cell.seed).run:
+            return method
+        return arm.label if len(arm.methods) == 1 else f"{arm.label}: {method}"
 
     def of(self, target: str, label: str) -> list[frozenset[int]]:
         """Positions in the pool of the rows chosen, a set a seed."""
@@ -91,16 +94,16 @@ class _Selections:
         runs = {cell: cell_folder(self.config, cell) for cell in found}
         return [frozenset(read_selection(run, target, cell.name)["rows"]) for cell, run in runs.items()]
 
-    def scores(self, cell: Cell) -> npt.NDArray[np.float64]:
-        """The pool's scores that the cell's rows were chosen by."""
-        table = pq.read_table(_scores_path(self.config, cell), columns=["score"])
-        scores: npt.NDArray[np.float64] = table["score"].to_numpy()
+    def scores(self, cell: Cell, method: str) -> npt.NDArray[np.float64]:
+        """The pool's scores by that method of the cell's."""
+        path = cell_folder(self.config, cell).scores(cell.target, method)
+        scores: npt.NDArray[np.float64] = pq.read_table(path, columns=["score"])["score"].to_numpy()
         return scores[np.isfinite(scores)]
 
-    def threshold(self, cell: Cell) -> float:
+    def threshold(self, cell: Cell, method: str) -> float:
         """The least score of the best rows, as many as the cell chose."""
         count = int(read_selection(cell_folder(self.config, cell), cell.target, cell.name)["num_selected"])
-        ordered = np.sort(self.scores(cell))
+        ordered = np.sort(self.scores(cell, method))
         return float(ordered[-min(count, len(ordered))])
 
     @cached_property
@@ -123,23 +126,21 @@ class _Selections:
             yield str(parsed_json(lines[source][row].decode()).get(column, source))
 
 
-def _scores_path(config: RunConfig, cell: Cell) -> Path:
-    assert cell.arm is not None
-    return cell_folder(config, cell).scores(cell.target, cell.arm.method)
-
-
 def _is_here(config: RunConfig, cell: Cell) -> bool:
     """Whether the cell's scores and selection are in this folder, and not only its record, carried from elsewhere."""
-    selection = cell_folder(config, cell).selection(cell.target, cell.name)
-    return all(path.is_file() for path in (_scores_path(config, cell), selection, selection.with_suffix(".json")))
+    assert cell.arm is not None
+    run = cell_folder(config, cell)
+    selection = run.selection(cell.target, cell.name)
+    scores = [run.scores(cell.target, method) for method in cell.arm.methods]
+    return all(path.is_file() for path in (*scores, selection, selection.with_suffix(".json")))
 
 
 def _draw_scores(selections: _Selections, axis: Axes, target: str) -> None:
     """How the scores lie, in standard deviations from their mean, and where the chosen part begins."""
-    for name, cell in selections.scored(target).items():
-        scores = selections.scores(cell)
+    for name, (cell, method) in selections.scored(target).items():
+        scores = selections.scores(cell, method)
         scale = scores.std() or 1.0
-        least = (selections.threshold(cell) - scores.mean()) / scale
+        least = (selections.threshold(cell, method) - scores.mean()) / scale
         (drawn,) = axis.plot(*_density((scores - scores.mean()) / scale), label=name)
         axis.axvline(least, color=drawn.get_color(), linestyle=":", linewidth=1)
     axis.set_xlabel("score, in sd from the mean; dotted: least chosen")

@@ -69,7 +69,10 @@ DECISIVE = {
 }
 """Sections that decide a cell."""
 RECORD_KEYS = ("inputs", "seed", "target", "metric_name", "metric", "answer_loss")
-NEWER = (("supervise", "all"), ("on_error", "set_aside"), ("normalize", "none"), ("representation_dtype", None))
+NEWER = (
+    *(("supervise", "all"), ("on_error", "set_aside"), ("gguf_file", None), ("random_share", 0.0)),
+    *(("normalize", "none"), ("representation_dtype", None), ("less_strategy", "top")),
+)
 """Keys that came later, and what was done before."""
 SEEDLESS = (*REPRESENTATIONS, EMBEDDING)
 """Methods whose features no seed changes."""
@@ -178,7 +181,8 @@ def _do(config: RunConfig, cell: Cell) -> None:
         if cell.arm is None:
             evaluation_of(own).evaluate_base(own.targets[0], cell.name)
         else:
-            _prepare(config, cell.seed, cell.arm)
+            for method in cell.arm.methods:
+                _prepare(config, cell.seed, cell.arm, method)
             _train_and_evaluate(own, cell, watch)
         facts = {"inputs": _inputs(config, cell), "made_from": _made_from(config, cell)}
         predictions = [path for path in (_predictions_path(config, cell),) if path.is_file()]
@@ -201,57 +205,57 @@ def _link(link: Path, folder: Path) -> None:
         link.symlink_to(os.path.relpath(folder, link.parent), target_is_directory=True)
 
 
-def _prepare(config: RunConfig, seed: int, arm: ArmConfig) -> None:
-    """Warmup and features, which all targets share, where the method needs them.
+def _prepare(config: RunConfig, seed: int, arm: ArmConfig, method: str) -> None:
+    """What all targets share, where one of an arm's methods needs it: warmup and features.
 
     RUN holds the features that no seed changes, the seed's folder its warmup and the other features; an arm's own
     folder has links to them, but for features that are others than the run's.
     """
     seeded, own = seed_config(config, seed), folder_config(config, seed, arm)
-    if arm.method not in SEEDLESS:
+    if method not in SEEDLESS:
         with Watch(seeded.run.path).timed("warmup"):
-            warmup_stage(_with_method(seeded, arm))
+            warmup_stage(_with_method(seeded, method))
     if own.features != config.features:
         _link_folders(own.run, seeded.run, ("warmup",))
         if (own.run.path / "features").is_symlink():  # of the arm as it was before it had its own
             (own.run.path / "features").unlink()
-        _make_features(own, arm, Watch(own.run.path))
+        _make_features(own, method, Watch(own.run.path))
         return
-    if arm.method in SEEDLESS:
+    if method in SEEDLESS:
         with locked(config.run.path, wait=True):
-            _make_features(config, arm, _shared_watch(config))
-        _link(seeded.run.pool_features(arm.method), config.run.pool_features(arm.method))
+            _make_features(config, method, _shared_watch(config))
+        _link(seeded.run.pool_features(method), config.run.pool_features(method))
         for target in config.targets:
-            folders = (run.target_features(target.name, arm.method) for run in (seeded.run, config.run))
+            folders = (run.target_features(target.name, method) for run in (seeded.run, config.run))
             _link(*folders)
     else:
-        _make_features(seeded, arm, Watch(seeded.run.path))
+        _make_features(seeded, method, Watch(seeded.run.path))
     _link_folders(own.run, seeded.run, ("warmup", "features"))
 
 
-def _with_method(config: RunConfig, arm: ArmConfig) -> RunConfig:
-    return config.model_copy(update={"select": config.select.model_copy(update={"method": arm.method})})
+def _with_method(config: RunConfig, method: str) -> RunConfig:
+    return config.model_copy(update={"select": config.select.model_copy(update={"method": method})})
 
 
-def _make_features(config: RunConfig, arm: ArmConfig, watch: Watch) -> None:
-    with watch.timed(_features_piece(arm)):
-        features_stage(_with_method(config, arm))
+def _make_features(config: RunConfig, method: str, watch: Watch) -> None:
+    with watch.timed(_features_piece(method)):
+        features_stage(_with_method(config, method))
 
 
-def _features_watch(config: RunConfig, seed: int, arm: ArmConfig) -> Watch:
-    """Where the time of an arm's features is kept: with the features."""
+def _features_watch(config: RunConfig, seed: int, arm: ArmConfig, method: str) -> Watch:
+    """Where the time of a method's features is kept: with the features."""
     own = folder_config(config, seed, arm)
     if own.features != config.features:
         return Watch(own.run.path)
-    return _shared_watch(config) if arm.method in SEEDLESS else Watch(seed_config(config, seed).run.path)
+    return _shared_watch(config) if method in SEEDLESS else Watch(seed_config(config, seed).run.path)
 
 
 def _shared_watch(config: RunConfig) -> Watch:
     return Watch(comparison_folder(config))
 
 
-def _features_piece(arm: ArmConfig) -> str:
-    return f"features/{arm.method}"
+def _features_piece(method: str) -> str:
+    return f"features/{method}"
 
 
 def _train_and_evaluate(own: RunConfig, cell: Cell, watch: Watch) -> None:
@@ -301,16 +305,25 @@ def _figures(own: RunConfig, cell: Cell) -> dict[str, Any]:
 
 
 def _selection_cost(config: RunConfig, cell: Cell, watch: Watch) -> dict[str, float | None]:
-    """Warmup and features are made once for all targets, and counted in full for each; None: not known."""
+    """Warmup and features are made once for all targets, and counted in full for each; of methods that are fused, the
+    sum; None: not known."""
     assert cell.arm is not None
-    method, seeded = cell.arm.method, seed_config(config, cell.seed)
-    seconds = watch.of(_piece("score", cell), _piece("select", cell))
+    costs = [_features_cost(config, cell.seed, cell.arm, method) for method in cell.arm.methods]
+    flops = [own for _, own in costs if own is not None]
+    return {
+        "seconds": watch.of(_piece("score", cell), _piece("select", cell)) + sum(seconds for seconds, _ in costs),
+        "flops": sum(flops) if len(flops) == len(costs) else None,
+    }
+
+
+def _features_cost(config: RunConfig, seed: int, arm: ArmConfig, method: str) -> tuple[float, float | None]:
+    """Seconds and operations of what a method's scores are made from."""
     if method in BASELINES:
-        return {"seconds": seconds, "flops": 0.0}
-    seconds += _features_watch(config, cell.seed, cell.arm).of(_features_piece(cell.arm))
+        return 0.0, 0.0
+    seconds, seeded = _features_watch(config, seed, arm, method).of(_features_piece(method)), seed_config(config, seed)
     if method in SEEDLESS:
-        return {"seconds": seconds, "flops": representation_flops(config) if method in REPRESENTATIONS else None}
-    return {"seconds": seconds + Watch(seeded.run.path).of("warmup"), "flops": less_flops(seeded)}
+        return seconds, representation_flops(config) if method in REPRESENTATIONS else None
+    return seconds + Watch(seeded.run.path).of("warmup"), less_flops(seeded)
 
 
 def _training_cost(own: RunConfig, cell: Cell, watch: Watch) -> dict[str, float]:

@@ -18,7 +18,7 @@ from gradsift.model.checkpoints import (
 from gradsift.model.description import describe_model, load_encoder, num_embeddings
 from gradsift.model.finetuned import load_finetuned
 from gradsift.model.identity import model_fingerprint
-from gradsift.model.loading import ModelConfig, hidden_size, load_base_model, load_tokenizer
+from gradsift.model.loading import ModelConfig, empty_model, hidden_size, load_base_model, load_tokenizer
 from gradsift.model.losses import example_losses, hidden_states
 from gradsift.model.moments import AdamSettings, Moments
 from gradsift.model.positions import alike_parts, position_sides
@@ -39,6 +39,7 @@ __all__ = [
     "alike_parts",
     "content_sha256",
     "describe_model",
+    "empty_model",
     "example_losses",
     "find_shortcuts",
     "hidden_size",

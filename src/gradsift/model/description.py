@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gradsift.encoding import Encoder, EncodingConfig
-from gradsift.model.loading import ModelConfig, base_config, load_tokenizer, model_errors
+from gradsift.model.loading import ModelConfig, empty_model, load_tokenizer
 from gradsift.model.positions import looks_at_the_batch
 
 if TYPE_CHECKING:
@@ -42,20 +42,11 @@ class ModelDescription:
 
 def describe_model(config: ModelConfig) -> ModelDescription:
     """The model's description, from its config alone: the modules are made without weights."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    base = base_config(config)
-    with model_errors(base):
-        described = AutoConfig.from_pretrained(
-            base.name_or_path, trust_remote_code=base.trust_remote_code, revision=base.revision
-        )
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(described, trust_remote_code=base.trust_remote_code)
+    model = empty_model(config)
     return ModelDescription(
         num_embeddings=num_embeddings(model),
         num_positions=num_positions(model),
-        attention=str(model.config._attn_implementation),
+        attention=str(model.config._attn_implementation),  # type: ignore[union-attr]
         looks_at_the_batch=looks_at_the_batch(model.config),
     )
 

@@ -20,5 +20,6 @@ def load_finetuned(config: ModelConfig, folder: Path | None, device: torch.devic
     elif (folder / "adapter_config.json").is_file():
         model = with_saved_adapter(load_base_model(config, device), folder).to(device)
     else:
-        model = load_base_model(config.model_copy(update={"name_or_path": str(folder)}), device)
+        saved = config.model_copy(update={"name_or_path": str(folder), "gguf_file": None})
+        model = load_base_model(saved, device)
     return model.eval().requires_grad_(False)

@@ -9,7 +9,8 @@ from typing import Any
 
 from gradsift.errors import ConfigError
 from gradsift.machine import file_sha256, fingerprint
-from gradsift.model.loading import ModelConfig, base_config, model_errors
+from gradsift.model.gguf_files import header_sha256
+from gradsift.model.loading import ModelConfig, base_config, gguf_path, model_errors
 from gradsift.model.merging import find_adapter
 
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
@@ -22,11 +23,15 @@ def model_fingerprint(config: ModelConfig) -> str:
 
     A sample, because a 7B model has 13 GB; training changes all weights, so no block stays as it was. What it can
     miss: a change of single tensors in files above 4 MiB (an embedding put in place, one layer edited). A hub model is
-    identified by the files in the local cache; a base with an adapter merged into it by both.
+    identified by the files in the local cache; a base with an adapter merged into it by both; a GGUF file by its first
+    32 MiB, with config and vocabulary, and the same sample.
     """
     adapter = find_adapter(config.name_or_path, config.revision)
     if adapter is not None:
         return fingerprint([model_fingerprint(base_config(config)), adapter.meaning, file_sha256(adapter.weights)])
+    if config.gguf_file is not None:
+        path = gguf_path(config)
+        return fingerprint(["gguf", header_sha256(path), _sampled_sha256(path)])
     folder = _local_folder(config)
     weights = sorted(path for pattern in WEIGHT_PATTERNS for path in folder.glob(pattern))
     if not weights:

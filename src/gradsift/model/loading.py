@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError
 
-from gradsift.errors import ConfigError
+from gradsift.errors import ConfigError, UserError
 from gradsift.machine import pick_dtype
+from gradsift.model.gguf_files import dequantised, gguf_file, require_reader
 from gradsift.model.merging import find_adapter, merge_adapter
 from gradsift.model.positions import forget_lengths
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+UNLOADABLE = (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError)
+"""What transformers raises of a model that can't be loaded."""
 
 
 class ModelConfig(BaseModel):
@@ -37,6 +41,41 @@ class ModelConfig(BaseModel):
     """Load the base through bitsandbytes (QLoRA); None: not quantised."""
     trust_remote_code: bool = False
     revision: str | None = None
+    gguf_file: str | None = Field(None, min_length=1)
+    """A GGUF file in that folder or repository, which is the model: weights (dequantised), config and tokenizer. Where
+    an adapter is named, its base's."""
+
+    @model_validator(mode="after")
+    def _a_gguf_is_dequantised(self) -> ModelConfig:
+        if self.gguf_file is not None and self.quantization is not None:
+            raise ValueError("a GGUF's weights are unpacked: leave gguf_file or quantization out")
+        return self
+
+
+def pretrained_source(config: ModelConfig) -> dict[str, Any]:
+    """What every `from_pretrained` of transformers is told of where a model is: no adapter, but its base.
+
+    Raises ConfigError where a GGUF file isn't there, is none, or can't be read without its package.
+    """
+    source = {
+        "pretrained_model_name_or_path": _absolute(config.name_or_path),
+        "trust_remote_code": config.trust_remote_code,
+        "revision": config.revision,
+    }
+    if config.gguf_file is None:
+        return source
+    require_reader()
+    path = gguf_path(config)
+    # A name alone is looked up in the current folder before the model's.
+    in_folder = Path(config.name_or_path).expanduser().is_dir()
+    return {**source, "gguf_file": str(path.resolve()) if in_folder else config.gguf_file}
+
+
+def gguf_path(config: ModelConfig) -> Path:
+    """The GGUF file that the config names. Raises ConfigError where it isn't there, or is none."""
+    assert config.gguf_file is not None
+    with model_errors(config):
+        return gguf_file(config.name_or_path, config.gguf_file, config.revision)
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
@@ -44,15 +83,14 @@ def load_tokenizer(config: ModelConfig) -> Any:
     from transformers import AutoTokenizer
 
     adapter = find_adapter(config.name_or_path, config.revision)
-    source = config if adapter is None or adapter.has_tokenizer else base_config(config)
-    with model_errors(config):
+    own = config.model_copy(update={"gguf_file": None})
+    source = config if adapter is None else own if adapter.has_tokenizer else base_config(config)
+    with model_errors(source):
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                source.name_or_path, trust_remote_code=config.trust_remote_code, revision=source.revision
-            )
-        except (OSError, ValueError):
-            raise
+            tokenizer = AutoTokenizer.from_pretrained(**pretrained_source(source))
         except Exception as error:  # tokenizers knows no narrower one for a damaged file
+            if source.gguf_file is not None or isinstance(error, OSError | ValueError | UserError):
+                raise
             reason = " ".join(str(error).split())[:300]
             raise ConfigError(
                 f"model.name_or_path: the tokenizer of {config.name_or_path} can't be loaded: "
@@ -82,13 +120,11 @@ def load_base_model(config: ModelConfig, device: torch.device) -> nn.Module:
     arguments: dict[str, Any] = {"dtype": pick_dtype(config.dtype)}
     if config.quantization:
         arguments |= {"quantization_config": _quantization(config), "device_map": {"": device}}
+    if config.gguf_file is not None:
+        arguments |= dequantised()
     with model_errors(config):
         found: tuple[nn.Module, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
-            _absolute(config.name_or_path),
-            trust_remote_code=config.trust_remote_code,
-            revision=config.revision,
-            output_loading_info=True,
-            **arguments,
+            **pretrained_source(config), output_loading_info=True, **arguments
         )
     model, report = found
     if report["missing_keys"]:
@@ -101,15 +137,27 @@ def load_base_model(config: ModelConfig, device: torch.device) -> nn.Module:
     return model if config.quantization else model.to(device)
 
 
+def empty_model(config: ModelConfig) -> nn.Module:
+    """The causal language model made from its config alone, without weights (on the device `meta`); of an adapter, its
+    base."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    base = base_config(config)
+    with model_errors(base):
+        described = AutoConfig.from_pretrained(**pretrained_source(base))
+        with torch.device("meta"):
+            model: nn.Module = AutoModelForCausalLM.from_config(described, trust_remote_code=base.trust_remote_code)
+    return model
+
+
 def hidden_size(config: ModelConfig) -> int:
     """H, from the model's config alone."""
     from transformers import AutoConfig
 
     base = base_config(config)
     with model_errors(base):
-        described = AutoConfig.from_pretrained(
-            base.name_or_path, trust_remote_code=base.trust_remote_code, revision=base.revision
-        )
+        described = AutoConfig.from_pretrained(**pretrained_source(base))
     return int(described.get_text_config().hidden_size)
 
 
@@ -153,16 +201,31 @@ def _quantization(config: ModelConfig) -> Any:
 @contextlib.contextmanager
 def model_errors(config: ModelConfig) -> Iterator[None]:
     """Turn what transformers says of a model that can't be loaded into one line."""
-    name = config.name_or_path
+    name, file = config.name_or_path, config.gguf_file
     if _looks_like_path(name) and not Path(name).expanduser().is_dir():
-        raise ConfigError(f"model.name_or_path: there is no folder {name}")
+        remedy = ": name its folder, and the file in model.gguf_file" if name.endswith(".gguf") else ""
+        raise ConfigError(f"model.name_or_path: there is no folder {name}{remedy}")
+    # Of a damaged GGUF it raises whatever it stumbles over.
+    expected: tuple[type[Exception], ...] = UNLOADABLE if file is None else (Exception,)
     try:
         yield
-    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+    except UserError:
+        raise
+    except expected as error:
         if getattr(error, "errno", None) is not None:  # a full disk, not a wrong name
             raise
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"model.name_or_path: {name} can't be loaded: {reason}") from error
+        reason = f"{' '.join(str(error).split())[:300]}{_unnamed_gguf(config)}"
+        if file is None:
+            raise ConfigError(f"model.name_or_path: {name} can't be loaded: {reason}") from error
+        raise ConfigError(
+            f"model.gguf_file: {file} in {name} can't be loaded: {type(error).__name__}: {reason}"
+        ) from error
+
+
+def _unnamed_gguf(config: ModelConfig) -> str:
+    folder = Path(config.name_or_path).expanduser()
+    found = sorted(path.name for path in folder.glob("*.gguf")) if folder.is_dir() else []
+    return f"; its folder holds {found[0]}: name it in model.gguf_file" if found and config.gguf_file is None else ""
 
 
 def _looks_like_path(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gradsift.selection.arms import ArmConfig, CompareConfig
+from gradsift.selection.fusion import fused
 from gradsift.selection.scoring import (
     Influence,
     ScoreConfig,
@@ -18,6 +19,7 @@ from gradsift.selection.selecting import (
     ScoredRows,
     SelectConfig,
     choose,
+    drawn,
     ranking,
     wanted_count,
     with_gumbel_noise,
@@ -37,6 +39,8 @@ __all__ = [
     "checkpoint_weights",
     "choose",
     "combined",
+    "drawn",
+    "fused",
     "on_one_scale",
     "ranking",
     "scored_subtasks",

@@ -9,14 +9,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gradsift.presets import PresetName
-from gradsift.selection.selecting import MethodName, StrategyName
+from gradsift.selection.selecting import MethodNames, StrategyName, members, method_label
 
 NAMES_OF_CELLS = re.compile(r"base|.*-transfer|.*pct")
 """What a comparison calls the untrained model, the other model's cells and budgets."""
 
 
 class ArmConfig(BaseModel):
-    """A way to select: a method, and what it has in the place of the run's settings.
+    """A way to select: a method, or several fused, and what it has in the place of the run's settings.
 
     Any key of the sections `features`, `score` and `select` may stand beside the method; which there are, `config`
     knows, and refuses others.
@@ -24,7 +24,7 @@ class ArmConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    method: MethodName
+    method: MethodNames
     name: str | None = None
     """None: of the method and its own settings."""
     strategy: StrategyName | None = None
@@ -45,7 +45,12 @@ class ArmConfig(BaseModel):
         if self.name is not None:
             return self.name
         own = (_said(key, value) for key, value in self.settings.items())
-        return "-".join(part for part in (self.method, self.strategy, self.preset, *own) if part)
+        return "-".join(part for part in (method_label(self.method), self.strategy, self.preset, *own) if part)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that are fused, or the only one."""
+        return members(self.method)
 
 
 def _said(key: str, value: Any) -> str:
@@ -65,8 +70,8 @@ class CompareConfig(BaseModel):
     methods: list[ArmConfig] = Field(
         [ArmConfig(method=name) for name in ("less", "random", "bm25", "dsir", "rds", "full")], min_length=1
     )
-    """Names of methods, or `{method: less, strategy: round_robin}`, `{method: full, epochs: 1}`,
-    `{method: less, preset: paper}`, `{name: scaled, method: less, normalize: zscore}`."""
+    """Names of methods, lists of those to fuse (`[less, rds+]`), or `{method: less, strategy: round_robin}`,
+    `{method: full, epochs: 1}`, `{method: less, preset: paper}`, `{name: scaled, method: less, normalize: zscore}`."""
     seeds: list[int] = Field([0, 1, 2], min_length=1)
     """Of the warmup's rows, the order of training and random choices; the pool and its samples stay the same."""
     fractions: list[float] = []
@@ -83,7 +88,7 @@ class CompareConfig(BaseModel):
         items = [value] if isinstance(value, str | Mapping) else value
         if not isinstance(items, list | tuple):
             return items  # refused by its type
-        return [{"method": item} if isinstance(item, str) else item for item in items]
+        return [{"method": item} if isinstance(item, str | list) else item for item in items]
 
     @field_validator("methods")
     @classmethod

@@ -6,13 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from gradsift.baselines import methods, own_strategy
 from gradsift.errors import nearest
@@ -26,9 +26,33 @@ def _known(name: str, names: Sequence[str]) -> str:
     return name
 
 
+def _known_methods(value: Any) -> str | tuple[str, ...]:
+    names = list(value) if isinstance(value, list | tuple) else [value]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError("give the name of a method, or a list of those to fuse")
+    for name in names:
+        if names.count(_known(name, methods())) > 1:
+            raise ValueError(f"{name} stands there twice")
+    if len(names) > 1 and "full" in names:
+        raise ValueError("full takes every row, whatever others say: leave it out")
+    return names[0] if len(names) == 1 else tuple(names)
+
+
 MethodName = Annotated[str, AfterValidator(lambda name: _known(name, methods()))]
 """`less`, or a baseline's name; others are refused with the nearest."""
+MethodNames = Annotated[str | tuple[str, ...], BeforeValidator(_known_methods)]
+"""One method's name, or the names of several whose orders are fused."""
 StrategyName = Annotated[str, AfterValidator(lambda name: _known(name, tuple(STRATEGIES)))]
+
+
+def members(method: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The names of the methods that are fused; one alone is its only member."""
+    return (method,) if isinstance(method, str) else method
+
+
+def method_label(method: str | tuple[str, ...]) -> str:
+    """What files and tables call a method, or several fused: `rds+`, `fused-less-rds+`."""
+    return method if isinstance(method, str) else "-".join(["fused", *method])
 
 
 class SelectConfig(BaseModel):
@@ -36,13 +60,16 @@ class SelectConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: MethodName = "less"
-    """What scores the rows: `less`, or a baseline's name; `full` takes every row, whatever the budget."""
+    method: MethodNames = "less"
+    """What scores the rows: `less`, or a baseline's name; `full` takes every row, whatever the budget. Of a list each
+    orders the rows in its own way, and the orders are fused."""
     name: str | None = Field(None, pattern=r"^\w[\w.+-]*$")
     """What the selection, its model and its evaluation are called; None: the method. So that one run folder holds
     several selections of one method."""
     strategy: StrategyName | None = None
     """A name of STRATEGIES; None: the method's own, `top` but for `rds+`."""
+    less_strategy: StrategyName = "top"
+    """The own one of `less`."""
     fraction: float | None = Field(None, gt=0, le=1)
     """Of the rows read from the pool."""
     count: int | None = Field(None, ge=1)
@@ -56,13 +83,20 @@ class SelectConfig(BaseModel):
     """Jaccard similarity of their 5-word runs from which rows are nearly alike."""
     gumbel: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Temperature t of a draw without replacement, a row's odds being exp(score / t); 0: none, the best are taken."""
+    random_share: float = Field(0.0, ge=0, lt=1)
+    """Share of the budget that is drawn at random from the rows left, after the best ones."""
     overlap_ngrams: int = Field(13, ge=0, le=1000)
     """Rows that share this many words in a row with an item of the target are kept out; 0: none."""
 
     @property
     def label(self) -> str:
         """The file name of what is made with these settings."""
-        return self.name or self.method
+        return self.name or method_label(self.method)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that are fused, or the only one."""
+        return members(self.method)
 
     @field_validator("per_source_max")
     @classmethod
@@ -77,10 +111,9 @@ class SelectConfig(BaseModel):
             raise ValueError("give one of fraction, count and tokens")
         return self
 
-    @property
-    def order(self) -> str:
-        """The strategy by which rows are taken: the user's, else the method's own."""
-        return self.strategy or own_strategy(self.method)
+    def order_of(self, method: str) -> str:
+        """The strategy by which rows are taken from a method's scores: the user's, else the method's own."""
+        return self.strategy or (self.less_strategy if method == "less" else own_strategy(method))
 
 
 DEFAULT_FRACTION = 0.05
@@ -104,21 +137,36 @@ class Chosen:
     """The rows taken, and those passed over on the way to them."""
 
     rows: npt.NDArray[np.int64]
-    """Positions, best first."""
+    """Positions, best first, then those drawn at random."""
     kept_out: dict[str, int]
     """How many rows were passed over for which key of the config."""
+    num_random: int = 0
+    """Of the rows, the last so many were drawn at random."""
 
 
 def ranking(rows: ScoredRows, strategy: str) -> Iterator[int]:
     """Positions of the rows that can be selected, best first; equals by id, then source; never a score that is no
     finite number."""
-    selectable = np.isfinite(rows.score_N) & np.isfinite(rows.subtask_scores_NG).all(axis=1)
-    positions = np.flatnonzero(selectable)
+    positions = np.flatnonzero(_is_selectable(rows))
     keys = pa.table({"id": pa.array(rows.ids, pa.string()), "source": pa.array(rows.sources, pa.string())})
     order = [("id", "ascending"), ("source", "ascending")]
     tied = positions[pc.sort_indices(keys.take(positions), sort_keys=order).to_numpy()]
     candidates = Candidates(rows.score_N[tied], rows.subtask_scores_NG[tied])
     return (int(tied[place]) for place in STRATEGIES[strategy](candidates))
+
+
+def _is_selectable(rows: ScoredRows) -> npt.NDArray[np.bool_]:
+    is_selectable_N: npt.NDArray[np.bool_] = np.isfinite(rows.score_N) & np.isfinite(rows.subtask_scores_NG).all(axis=1)
+    return is_selectable_N
+
+
+def drawn(sides: Sequence[ScoredRows], seed: int) -> Iterator[int]:
+    """Positions of the rows that every method could select, every order equally likely.
+
+    The numbers are others than those of the method `random`, which may be among the methods.
+    """
+    positions = np.flatnonzero(np.logical_and.reduce([_is_selectable(side) for side in sides]))
+    return iter(np.random.default_rng([seed, len(sides[0].ids), 1]).permutation(positions).tolist())
 
 
 def with_gumbel_noise(rows: ScoredRows, temperature: float, seed: int) -> ScoredRows:
@@ -133,31 +181,55 @@ def with_gumbel_noise(rows: ScoredRows, temperature: float, seed: int) -> Scored
 
 
 def choose(
-    order: Iterable[int], rows: ScoredRows, config: SelectConfig, is_duplicate: Callable[[int], bool] | None = None
+    order: Iterable[int],
+    rows: ScoredRows,
+    config: SelectConfig,
+    is_duplicate: Callable[[int], bool] | None = None,
+    at_random: Iterable[int] = (),
 ) -> Chosen:
-    """The rows that fit the budget, in this order; fewer where there are fewer. Every row is looked at once at most.
+    """The rows that fit the budget, in this order, and for `random_share` of it in the order `at_random`; fewer where
+    there are fewer. Every row is looked at once at most.
 
     `full` knows no budget, and neither caps nor duplicates.
     """
     if config.method == "full":
         return Chosen(np.fromiter(order, np.int64), {})
-    budget, caps = _budget(rows, config), _SourceCaps(rows, config)
-    chosen: list[int] = []
-    kept_out: Counter[str] = Counter()
-    for row in order:
-        if budget.is_spent:
-            break
-        if not caps.fit(row):
-            kept_out["per_source_max"] += 1
-        elif is_duplicate is not None and is_duplicate(row):
-            kept_out["deduplicate"] += 1
-        elif budget.fits(row):
-            budget.take(row)
-            caps.take(row)
-            chosen.append(row)
-        else:
-            break
-    return Chosen(np.asarray(chosen, dtype=np.int64), dict(kept_out))
+    walk = _Walk(rows, config, is_duplicate)
+    walk.take(order, walk.budget.limit - math.floor(config.random_share * walk.budget.limit + 1e-9))
+    num_scored = len(walk.chosen)
+    if config.random_share:
+        walk.take(at_random, walk.budget.limit)
+    return Chosen(np.asarray(walk.chosen, dtype=np.int64), dict(walk.kept_out), len(walk.chosen) - num_scored)
+
+
+class _Walk:
+    """Takes rows one after the other, as budget, caps and duplicates allow."""
+
+    def __init__(self, rows: ScoredRows, config: SelectConfig, is_duplicate: Callable[[int], bool] | None) -> None:
+        self.chosen: list[int] = []
+        self.kept_out: Counter[str] = Counter()
+        self.budget = _budget(rows, config)
+        self._caps, self._is_duplicate = _SourceCaps(rows, config), is_duplicate
+        self._seen: set[int] = set()
+
+    def take(self, order: Iterable[int], limit: int) -> None:
+        """Go down the order until that much of the budget is spent, or the next row would pass it."""
+        for row in order:
+            if self.budget.spent >= limit:
+                break
+            if row in self._seen:
+                continue
+            self._seen.add(row)
+            if not self._caps.fit(row):
+                self.kept_out["per_source_max"] += 1
+            elif self._is_duplicate is not None and self._is_duplicate(row):
+                self.kept_out["deduplicate"] += 1
+            elif self.budget.fits(row, limit):
+                self.budget.take(row)
+                self._caps.take(row)
+                self.chosen.append(row)
+            else:
+                break
 
 
 def wanted_count(num_read: int, config: SelectConfig) -> int:
@@ -176,18 +248,14 @@ class _Budget:
     """What may still be taken, in rows or, where `costs_N` says how many each has, in tokens."""
 
     def __init__(self, limit: int, costs_N: npt.NDArray[np.int64] | None = None) -> None:
-        self.limit, self.costs_N = limit, costs_N
-        self._spent = 0
+        self.limit, self.costs_N, self.spent = limit, costs_N, 0
 
-    @property
-    def is_spent(self) -> bool:
-        return self._spent >= self.limit
-
-    def fits(self, row: int) -> bool:
-        return self._spent + self._cost(row) <= self.limit
+    def fits(self, row: int, limit: int) -> bool:
+        """Whether no more than `limit` is spent with the row."""
+        return self.spent + self._cost(row) <= limit
 
     def take(self, row: int) -> None:
-        self._spent += self._cost(row)
+        self.spent += self._cost(row)
 
     def _cost(self, row: int) -> int:
         return 1 if self.costs_N is None else int(self.costs_N[row])
@@ -209,7 +277,10 @@ class _SourceCaps:
             self._caps = {source: _source_cap(rows, config) for source in set(rows.sources)}
 
     def fit(self, row: int) -> bool:
-        return not self._caps or self._caps[self._sources[row]].fits(row)
+        if not self._caps:
+            return True
+        cap = self._caps[self._sources[row]]
+        return cap.fits(row, cap.limit)
 
     def take(self, row: int) -> None:
         if self._caps:

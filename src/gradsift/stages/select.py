@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -20,7 +20,17 @@ from gradsift.data import Example, SourceConfig, selected_examples, selected_lin
 from gradsift.encoding import Corpus
 from gradsift.errors import DataError
 from gradsift.machine import RunFolder, atomic_open, file_sha256, fingerprint, read_record, renewed
-from gradsift.selection import Chosen, ScoredRows, SelectConfig, choose, ranking, wanted_count, with_gumbel_noise
+from gradsift.selection import (
+    Chosen,
+    ScoredRows,
+    SelectConfig,
+    choose,
+    drawn,
+    fused,
+    ranking,
+    wanted_count,
+    with_gumbel_noise,
+)
 from gradsift.stages.overlap import PoolOverlap
 from gradsift.stages.score import read_scores, score_facts
 from gradsift.tasks import TargetConfig
@@ -31,6 +41,8 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 KEYS = ("inputs", "sha256", "rows", "num_selected", "num_tokens", "per_source", "kept_out")
+NEWER = {"random_share": 0.0, "less_strategy": "top"}
+"""Keys of `select` that came later, and what was done before: selections made then stay."""
 LARGE_SHARE = 0.5
 """Share of the chosen rows above which one subtask's is worth a word …"""
 MOST_ALONE = 2
@@ -48,26 +60,36 @@ class SelectStage:
 
     def select(self, targets: Sequence[TargetConfig]) -> None:
         """Write the rows chosen for every target, best first. Raises DataError where there is none."""
-        scored_from = [score_facts(self.run, target.name, self.config.method)["inputs"] for target in targets]
+        scored_from = [self._scored_from(target.name) for target in targets]
         overlaps = self._overlaps(targets)
         for target, inputs in zip(targets, scored_from, strict=True):
             self._select(target.name, inputs, overlaps.get(target.name, {"inputs": None, "rows": []}))
 
-    def _select(self, target: str, scored_from: str, overlap: Mapping[str, Any]) -> None:
-        seed = self.seed if self.config.gumbel else None
-        inputs = fingerprint([self.config.model_dump(exclude={"name"}), scored_from, seed, overlap["inputs"]])
+    def _scored_from(self, target: str) -> list[str]:
+        """Fingerprints of what the methods' scores come from; raises DataError where there are none."""
+        return [score_facts(self.run, target, method)["inputs"] for method in self.config.methods]
+
+    def _select(self, target: str, scored_from: Sequence[str], overlap: Mapping[str, Any]) -> None:
+        seed = self.seed if self.config.gumbel or self.config.random_share else None
+        source = scored_from[0] if len(scored_from) == 1 else scored_from
+        inputs = fingerprint([self._settings(), source, seed, overlap["inputs"]])
         path = self.run.selection(target, self.config.label)
         described = path.with_suffix(".json")
         if _is_finished(path, inputs):
             logger.info("select %s: done before", target)
             return
-        table = read_scores(self.run, target, self.config.method)
-        chosen = self._chosen(table, np.asarray(overlap["rows"], dtype=np.int64), target)
-        taken = table.take(chosen.rows)
+        tables = [read_scores(self.run, target, method) for method in self.config.methods]
+        chosen = self._chosen(tables, np.asarray(overlap["rows"], dtype=np.int64), target)
+        taken = tables[0].take(chosen.rows)
         with renewed(described, path) as facts:
             facts |= {"target": target, **self._written(path, taken, chosen), "inputs": inputs}
             facts["rows"] = taken["row"].to_pylist()
         self._warn_of_one_subtask(target, facts["per_subtask"], taken)
+
+    def _settings(self) -> dict[str, Any]:
+        """What decides a selection, without newer keys that stand at what was done before there were any."""
+        settings = self.config.model_dump(exclude={"name"})
+        return {key: value for key, value in settings.items() if key not in NEWER or value != NEWER[key]}
 
     def _overlaps(self, targets: Sequence[TargetConfig]) -> Mapping[str, Mapping[str, Any]]:
         """By target: the rows that give away its items, and what they come from; nothing where they may stay."""
@@ -84,22 +106,29 @@ class SelectStage:
                 )
         return found
 
-    def _chosen(self, table: pa.Table, overlapping: npt.NDArray[np.int64], target: str) -> Chosen:
+    def _chosen(self, tables: Sequence[pa.Table], overlapping: npt.NDArray[np.int64], target: str) -> Chosen:
         corpus, config = Corpus(self.run.pool), self.config
-        rows = _scored_rows(table, corpus.num_read, overlapping)
-        if config.gumbel and config.method != "full":
-            rows = with_gumbel_noise(rows, config.gumbel, self.seed)
-        order = ranking(rows, config.order)
+        sides = [_scored_rows(table, corpus.num_read, overlapping) for table in tables]
+        order, at_random, rows = self._order(sides), drawn(sides, self.seed), sides[0]
         found = new_duplicates(config.deduplicate, config.near_threshold) if config.method != "full" else None
         if found is None:
-            chosen = choose(order, rows, config)
+            chosen = choose(order, rows, config, at_random=at_random)
         else:
             texts = _TextsAhead(self.pool, corpus)
-            chosen = choose(texts.following(order), rows, config, lambda row: found.holds(texts.text_of[row]))
+            orders = texts.following(order), texts.following(at_random)
+            chosen = choose(orders[0], rows, config, lambda row: found.holds(texts.text_of[row]), orders[1])
         kept_out = {"overlap_ngrams": len(overlapping), **chosen.kept_out}
-        chosen = Chosen(chosen.rows, {key: count for key, count in kept_out.items() if count})
+        chosen = replace(chosen, kept_out={key: count for key, count in kept_out.items() if count})
         self._warn(chosen, rows, target)
         return chosen
+
+    def _order(self, sides: Sequence[ScoredRows]) -> Iterator[int]:
+        """The rows, best first: a method's own order, or those of several fused."""
+        config = self.config
+        if config.gumbel and config.method != "full":
+            sides = [with_gumbel_noise(side, config.gumbel, self.seed) for side in sides]
+        orders = [ranking(side, config.order_of(name)) for side, name in zip(sides, config.methods, strict=True)]
+        return orders[0] if len(orders) == 1 else fused([list(order) for order in orders])
 
     def _warn(self, chosen: Chosen, rows: ScoredRows, target: str) -> None:
         """Raises DataError where no row was chosen."""
@@ -109,7 +138,7 @@ class SelectStage:
             reason = "none fits select.tokens" if num_scored else "no score is a number"
             raise DataError(
                 f"no row can be selected for target {target}: {reason}{kept_out}",
-                self.run.scores(target, self.config.method),
+                self.run.scores(target, self.config.methods[0]),
             )
         wanted = wanted_count(rows.num_read, self.config)
         if self.config.method != "full" and self.config.tokens is None and len(chosen.rows) < wanted:
@@ -119,7 +148,8 @@ class SelectStage:
         """The largest score of all subtasks is often that of one whose scores vary more than the others'."""
         scores_MG = _subtask_scores(taken)
         num_rows, num_subtasks = scores_MG.shape
-        by_largest = self.config.order == "top" and np.array_equal(taken["score"].to_numpy(), scores_MG.max(axis=1))
+        is_top = self.config.order_of(self.config.methods[0]) == "top"
+        by_largest = is_top and np.array_equal(taken["score"].to_numpy(), scores_MG.max(axis=1))
         name, count = max(per_subtask.items(), key=itemgetter(1), default=("", 0))
         if by_largest and num_subtasks > MOST_ALONE and count > LARGE_SHARE * num_rows:
             logger.warning(
@@ -143,7 +173,8 @@ class SelectStage:
             "num_selected": len(chosen.rows),
             "kept_out": chosen.kept_out,
             "per_source": dict(sorted(Counter(name for name, _ in keys).items())),
-            "per_subtask": _per_subtask(taken),
+            "num_random": chosen.num_random,
+            "per_subtask": _per_subtask(taken) if len(self.config.methods) == 1 else {},
             "num_tokens": int(np.sum(taken["num_tokens"].to_numpy())),
             "sha256": file_sha256(path),
         }

@@ -24,18 +24,26 @@ def encoding_files(model: ModelConfig, encoding: EncodingConfig) -> dict[str, st
     Where none has changed, nothing has, and the tokenizer need not be loaded to know it.
     """
     folder = Path(model.name_or_path).expanduser()
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    in_gguf = _has_gguf(model)
+    if not in_gguf and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return None
     beside = [path for path in sorted(folder.glob("*")) if path.suffix not in WEIGHTS]
     beside += [*sorted(folder.glob("*/*.jinja")), Path(encoding.template).expanduser()]
-    return {path.name: file_sha256(path) for path in beside if path.is_file()}
+    files = {path.name: file_sha256(path) for path in beside if path.is_file()}
+    return {**files, str(model.gguf_file): model_fingerprint(model)} if in_gguf else files
 
 
 def base_weights(model: ModelConfig) -> str | None:
     """Fingerprint of a base in a folder; None of one that is elsewhere, or has no weights there: texts need none."""
+    if _has_gguf(model):
+        return model_fingerprint(model)
     folder = Path(model.name_or_path).expanduser()
     has_weights = any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "pytorch_model*.bin"))
     return model_fingerprint(model) if has_weights and (folder / "config.json").is_file() else None
+
+
+def _has_gguf(model: ModelConfig) -> bool:
+    return model.gguf_file is not None and (Path(model.name_or_path).expanduser() / model.gguf_file).is_file()
 
 
 def require_same_base(corpus: Corpus, now: str | None) -> None:
