@@ -45,9 +45,13 @@ def files(folder: Path) -> dict[str, bytes]:
 def as_before_presets(run: Path) -> None:
     """Write the folder's config as it was before there were presets."""
     kept = yaml.safe_load((run / "config.yaml").read_text())
-    del kept["preset"], kept["features"]["representation_dtype"], kept["score"]["normalize"]
-    del kept["select"]["less_strategy"]
-    (run / "config.yaml").write_text(yaml.safe_dump(kept, sort_keys=False))
+    newer = ("representation_dtype", "candidates", "normalize", "less_strategy", "random_share", "tov", "gguf_file")
+    without = {
+        section: {key: value for key, value in keys.items() if key not in newer} if isinstance(keys, dict) else keys
+        for section, keys in kept.items()
+        if section != "preset"
+    }
+    (run / "config.yaml").write_text(yaml.safe_dump(without, sort_keys=False))
 
 
 # Keys left out

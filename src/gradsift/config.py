@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from gradsift.baselines import BaselinesConfig
+from gradsift.baselines import EmbeddingConfig
 from gradsift.data import MAX_NAME, SourceConfig
 from gradsift.encoding import Corpus, EncodingConfig
 from gradsift.errors import ConfigError, RunFolderError, nearest
@@ -25,7 +25,7 @@ from gradsift.machine import RunFolder, atomic_open, first_difference, is_read_o
 from gradsift.model import ModelConfig
 from gradsift.presets import DEFAULT_PRESET, PAPER, PRESET_OF_BEFORE, PRESETS, PresetName, filled
 from gradsift.selection import ArmConfig, CompareConfig, ScoreConfig, SelectConfig
-from gradsift.stages import TrainConfig, WarmupConfig
+from gradsift.stages import TovConfig, TrainConfig, WarmupConfig
 from gradsift.tasks import TargetConfig
 from gradsift.training import TrainingConfig
 from gradsift.yaml_text import MAX_CHARACTERS, parsed_yaml
@@ -34,8 +34,14 @@ logger = logging.getLogger(__name__)
 
 Named = TypeVar("Named", SourceConfig, TargetConfig)
 
-FREE_KEYS = ("features.tokens_per_batch", "warmup.micro_batch_size", "warmup.gradient_checkpointing")
-"""Keys that change speed and memory alone; scores and selections are made again when their sections change."""
+FREE_KEYS = (
+    "features.candidates",
+    "features.tokens_per_batch",
+    "warmup.micro_batch_size",
+    "warmup.gradient_checkpointing",
+)
+"""Keys that change speed and memory alone, or only which rows have features; scores and selections are made again when
+their sections change."""
 ARM_SECTIONS: dict[str, type[BaseModel]] = {"features": FeaturesConfig, "score": ScoreConfig, "select": SelectConfig}
 """Sections whose keys an arm of a comparison may have of its own."""
 DTYPE_KEYS = {"store_dtype", "representation_dtype"}
@@ -48,6 +54,15 @@ MAX_PARENTS = 20
 """Parts of a key before its last."""
 MAX_SHOWN = 200
 """Characters of a value in an error."""
+
+
+class BaselinesConfig(BaseModel):
+    """Settings of the methods that have some, besides `less`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    tov: TovConfig = TovConfig()
 
 
 class RunConfig(BaseModel):
@@ -92,14 +107,18 @@ class RunConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _keys_left_out(cls, value: Any) -> Any:
-        """They are the preset's; of `train`, training keys are the warmup's: the paper trains both alike."""
+        """They are the preset's; of `train` and `baselines.tov`, training keys are the warmup's: the paper trains both
+        alike."""
         if not isinstance(value, Mapping):
             return value
         value = filled(value, PRESETS.get(str(value.get("preset", DEFAULT_PRESET)), {}))
-        warmup, train = value.get("warmup") or {}, value.get("train") or {}
-        if not isinstance(warmup, Mapping) or not isinstance(train, Mapping):
+        warmup, train, baselines = (value.get(section) or {} for section in ("warmup", "train", "baselines"))
+        if not all(isinstance(section, Mapping) for section in (warmup, train, baselines)):
             return value  # refused with the rest
-        return {**value, "train": inherited(train, warmup)}
+        tov = baselines.get("tov") or {}
+        if isinstance(tov, Mapping):
+            baselines = {**baselines, "tov": inherited(tov, warmup)}
+        return {**value, "train": inherited(train, warmup), "baselines": baselines}
 
     @field_validator("pool", "targets", mode="before")
     @classmethod
@@ -142,7 +161,7 @@ def _require_short(name: str) -> None:
 
 
 def inherited(train: Mapping[str, Any], warmup: Mapping[str, Any]) -> dict[str, Any]:
-    """The `train` section with the training keys that it lacks from `warmup`; `lora` key by key.
+    """The section of a training with the training keys that it lacks from `warmup`; `lora` key by key.
 
     Another model's LoRA modules go by other names: they are not taken over.
     """

@@ -6,11 +6,11 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 
 from gradsift import __version__
-from gradsift.baselines import BASELINES, EMBEDDING, REPRESENTATIONS
+from gradsift.baselines import BASELINES, EMBEDDING, REPRESENTATIONS, TOV
 from gradsift.config import RunConfig, keep_config
 from gradsift.errors import RunFolderError
 from gradsift.features import Origin, SoleOrigin
@@ -25,11 +25,14 @@ from gradsift.stages import (
     EvaluateStage,
     FeaturesStage,
     SelectStage,
+    TovStage,
     TrainStage,
+    candidates_for,
     finished_warmup,
     require_same_base,
     run_warmup,
     saved_checkpoints,
+    say_what_is_kept,
     score_by_influence,
     score_by_number,
 )
@@ -49,9 +52,13 @@ def encode_stage(config: RunConfig) -> None:
 
 
 def warmup_stage(config: RunConfig) -> None:
-    """LoRA checkpoints of a short training, or the user's own; a baseline needs none."""
-    if "less" in config.select.methods:
-        _require_warmup(config)
+    """LoRA checkpoints of a short training, or the user's own; `tov`'s training on each target; others need none."""
+    for own in methods_of(config):
+        if own.select.method == "less":
+            _require_warmup(own)
+        if own.select.method == TOV:
+            for target in own.targets:
+                tov_of(own).tune(target.name)
 
 
 def _require_warmup(config: RunConfig) -> None:
@@ -64,39 +71,44 @@ def _require_warmup(config: RunConfig) -> None:
 
 def features_stage(config: RunConfig) -> None:
     """Projected gradients of pool and targets at every checkpoint, or what a baseline matches instead of them."""
-    for method in config.select.methods:
-        _make_features(config, method)
+    for own in methods_of(config):
+        if own.select.method == EMBEDDING:
+            settings = own.baselines.embedding
+            EmbeddingStage(own.run, own.pool, settings, own.features, own.seed).collect(own.targets)
+        elif own.select.method not in BASELINES:
+            _make_features(own)
 
 
-def _make_features(config: RunConfig, method: str) -> None:
-    if method in BASELINES:
-        return
-    if method == EMBEDDING:
-        settings = config.baselines.embedding
-        EmbeddingStage(config.run, config.pool, settings, config.features, config.seed).collect(config.targets)
-        return
-    if method == "less" and config.warmup.checkpoints is None:
+def _make_features(config: RunConfig) -> None:
+    if config.select.method == "less" and config.warmup.checkpoints is None:
         require_same_base(config.run, config.model)
+    candidates = candidates_of(config)
+    if candidates is not None:
+        say_what_is_kept(config.run, candidates)
     stage = FeaturesStage(config.run, config.model, config.features, config.executor)
-    stage.collect(origins_of(config, method), [] if _is_score(method) else [target.name for target in config.targets])
+    names = [] if _is_number(config) else [target.name for target in config.targets]
+    stage.collect(origins_of(config), names, candidates)
 
 
 def score_stage(config: RunConfig) -> None:
     """Influence of every pool row on every target, or the score that a baseline gives it."""
-    for method in config.select.methods:
-        _score(config, method)
+    for own in methods_of(config):
+        _score(own)
 
 
-def _score(config: RunConfig, method: str) -> None:
-    names = [target.name for target in config.targets]
+def _score(config: RunConfig) -> None:
+    method, names = str(config.select.method), [target.name for target in config.targets]
     if method in BASELINES:
         stage = BaselineStage(config.run, config.pool, config.score, config.seed)
         for target in config.targets:
             stage.score(target, method)
-    elif _is_score(method):
+    elif method == TOV:
+        tov_of(config).score(names, config.score)
+    elif _is_number(config):
         score_by_number(config.run, method, names, config.score)
     else:
-        score_by_influence(config.run, origins_of(config, method), names, config.score, method)
+        scored = candidates_of(config) or dict.fromkeys(names)
+        score_by_influence(config.run, origins_of(config), scored, config.score, method)
 
 
 def select_stage(config: RunConfig) -> None:
@@ -141,13 +153,54 @@ def evaluation_of(config: RunConfig) -> EvaluateStage:
     return EvaluateStage(config.run, config.target_model, config.target_encoding, config.evaluate)
 
 
-def origins_of(config: RunConfig, method: str) -> Sequence[Origin]:
-    """What a method's features are made with: the checkpoints, or one model."""
+def methods_of(config: RunConfig) -> Iterator[RunConfig]:
+    """The config with one method in place of all that are fused, for each; one that picks candidates before `less`."""
+    for method in config.select.methods:
+        own = _with_method(config, method)
+        screen = screen_of(own)
+        if screen is not None:
+            yield screen
+        yield own
+
+
+def _with_method(config: RunConfig, method: str) -> RunConfig:
+    return config.model_copy(update={"select": config.select.model_copy(update={"method": method})})
+
+
+def origins_of(config: RunConfig) -> Sequence[Origin]:
+    """What the method's features are made with: the checkpoints, or one model."""
+    method = str(config.select.method)
+    if method == TOV:
+        return tov_of(config).origins([target.name for target in config.targets])
     return checkpoints_of(config) if method == "less" else [SoleOrigin(method)]
 
 
-def _is_score(method: str) -> bool:
-    return method in REPRESENTATIONS and REPRESENTATIONS[method].is_score
+def screen_of(config: RunConfig) -> RunConfig | None:
+    """The config of the method that picks the rows that `less` takes gradients of; None where that is every row."""
+    candidates = config.features.candidates
+    if config.select.method != "less" or candidates is None:
+        return None
+    return _with_method(config, candidates.method)
+
+
+def candidates_of(config: RunConfig) -> dict[str, list[int]] | None:
+    """By target, the rows that `less` takes gradients of; None: every row. What picks them is scored first."""
+    screen, settings = screen_of(config), config.features.candidates
+    if screen is None or settings is None:
+        return None
+    score_stage(screen)
+    return {target.name: candidates_for(config.run, target.name, settings) for target in config.targets}
+
+
+def tov_of(config: RunConfig) -> TovStage:
+    """What trains on the targets' examples, and scores by it."""
+    return TovStage(config.run, config.model, config.baselines.tov, config.seed)
+
+
+def _is_number(config: RunConfig) -> bool:
+    """Whether the method gives each row of the pool a number, and looks at no features of a target."""
+    method = str(config.select.method)
+    return method == TOV or (method in REPRESENTATIONS and REPRESENTATIONS[method].is_score)
 
 
 def checkpoints_of(config: RunConfig) -> list[Checkpoint]:

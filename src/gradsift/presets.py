@@ -25,9 +25,10 @@ PAPER: dict[str, Any] = {
         "adam": "reference",
         "store_dtype": "float16",
         "representation_dtype": None,
+        "candidates": None,
     },
     "score": {"subtasks": "mean_of_cosines", "combine": "max", "normalize": "none"},
-    "select": {"less_strategy": "top"},
+    "select": {"less_strategy": "top", "random_share": 0.0},
     "check": {"sketch_dims": (512, 2048, 8192, 32768)},
 }
 """LESS as in its paper and the authors' code (arXiv 2402.04333), but for the sketch, whose inner products have the

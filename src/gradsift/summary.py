@@ -65,14 +65,20 @@ def _target_lines(run: RunFolder, targets: Sequence[str], methods: Sequence[str]
             lines.append(
                 f"  {len(cut)} too long, without their beginning: {', '.join(cut[:3])}{' …' if cut[3:] else ''}"
             )
-        unselectable = max(_unselectable(run.scores(name, method).with_suffix(".json")) for method in methods)
+        facts = [_facts(run.scores(name, method).with_suffix(".json")) for method in methods]
+        unselectable = max(item.get("num_unselectable", 0) for item in facts)
         if unselectable:
             lines.append(f"  {unselectable} pool rows with zero or non-finite features, never selected")
+        lines += [
+            f"  {item['num_candidates']:,} pool rows are candidates (features.candidates), others unscored"
+            for item in facts
+            if "num_candidates" in item
+        ]
     return lines
 
 
-def _unselectable(scores: Path) -> int:
-    return int(read_record(scores, ("num_unselectable",)).facts["num_unselectable"]) if scores.is_file() else 0
+def _facts(scores: Path) -> Mapping[str, Any]:
+    return read_record(scores, ("num_unselectable",)).facts if scores.is_file() else {}
 
 
 def _trained_lines(run: RunFolder, target: str, selection: str) -> list[str]:

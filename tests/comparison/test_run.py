@@ -178,6 +178,7 @@ ARMS: list[Any] = [
     {"method": "less", "name": "small", "projection": {"dim": 16}},
     {"method": "less", "normalize": "zscore"},
     {"method": ["less", "rds"], "normalize": "rank"},
+    {"name": "screened", "method": "less", "candidates": {"method": "rds", "fraction": 0.5}},
 ]
 
 
@@ -195,7 +196,7 @@ def normalized_scores(run: Path, method: str) -> str:
 
 def test_every_arm_has_its_row(armed: Path) -> None:
     lines = (comparison(armed) / "comparison.md").read_text().splitlines()
-    for label in ("less", "random", "small", "less-zscore", "fused-less-rds-rank"):
+    for label in ("less", "random", "small", "less-zscore", "fused-less-rds-rank", "screened"):
         assert any(line.startswith(f"| {label} ") for line in lines)
 
 
@@ -216,6 +217,18 @@ def test_an_arm_with_scores_of_its_own_shares_the_features(armed: Path) -> None:
     assert (fused / "features" / "pool" / "rds").samefile(armed / "run" / "features" / "pool" / "rds")
 
 
+def test_an_arm_with_candidates_has_features_of_them_alone_and_shares_what_picks_them(armed: Path) -> None:
+    screened = comparison(armed) / "seed-0.screened"
+    assert read_json(screened / "scores" / "sums" / "less.json")["num_candidates"] == 12
+    assert (screened / "features" / "pool" / "rds").samefile(armed / "run" / "features" / "pool" / "rds")
+    costs = {
+        name: read_json(comparison(armed) / "cells" / "seed-0" / "sums" / f"{name}.json")["selection"]["flops"]
+        for name in ("less", "screened", "fused-less-rds-rank")
+    }
+    one_pass = costs["fused-less-rds-rank"] - costs["less"]  # of rds
+    assert 0.4 * costs["less"] < costs["screened"] - one_pass < 0.9 * costs["less"]
+
+
 def test_an_arms_cost_is_of_its_own_features_and_the_seeds_warmup(armed: Path) -> None:
     def known(folder: str) -> dict[str, float]:
         return read_json(comparison(armed) / folder / "seconds.json")  # type: ignore[no-any-return]
@@ -230,7 +243,7 @@ def test_an_arms_cost_is_of_its_own_features_and_the_seeds_warmup(armed: Path) -
 
 def test_finished_arms_are_not_made_again(armed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gradsift("compare", armed / "config.yaml") == 0
-    assert "compare: 6 of 6 cells are done" in capsys.readouterr().err
+    assert "compare: 7 of 7 cells are done" in capsys.readouterr().err
 
 
 def carried(folder: Path, run_dir: Path) -> None:
@@ -246,7 +259,7 @@ def test_cells_carried_elsewhere_are_done_there(
 ) -> None:
     carried(armed, tmp_path)
     assert gradsift("compare", armed / "config.yaml", f"run_dir={tmp_path}") == 0
-    assert "compare: 6 of 6 cells are done" in capsys.readouterr().err
+    assert "compare: 7 of 7 cells are done" in capsys.readouterr().err
     assert (tmp_path / "comparison" / "comparison.md").read_bytes() == (
         comparison(armed) / "comparison.md"
     ).read_bytes()
@@ -267,7 +280,7 @@ def test_the_table_alone_needs_neither_data_nor_models(
         for path in (armed / "pool.jsonl", Path(config["model"]["name_or_path"])):
             path.with_name(f"{path.name}-away").rename(path)
     printed = capsys.readouterr()
-    assert "compare: 5 of 6 cells are done" in printed.err
+    assert "compare: 6 of 7 cells are done" in printed.err
     assert "| small " in printed.out
     assert "| random " not in printed.out
 
@@ -295,3 +308,29 @@ def test_transfer_stands_in_columns_of_its_own(tmp_path: Path, tiny_model_folder
 def test_a_mistake_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gradsift("compare", tiny_run(tmp_path, Path("model")), "compare.methods=[lss]") == 2
     assert "compare.methods" in capsys.readouterr().err
+
+
+def test_tov_costs_two_forward_passes_and_a_small_training(tmp_path: Path, tiny_model_folder: Path) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder, compare={"methods": ["loss", "tov"], "seeds": [0, 1]})
+    assert gradsift("compare", config) == 0
+    cells = tmp_path / "run" / "comparison" / "cells" / "seed-0" / "sums"
+    one_pass, tov = (read_json(cells / f"{method}.json")["selection"]["flops"] for method in ("loss", "tov"))
+    assert 2 * one_pass < tov < 4 * one_pass
+    stores = [tmp_path / "run" / "comparison" / f"seed-{seed}" / "features" / "pool" for seed in (0, 1)]
+    assert len({(store / "loss").resolve() for store in stores}) == 1
+    assert len({(store / "tov").resolve() for store in stores}) == 2
+
+
+def test_candidates_cost_what_picks_them_and_their_share_of_the_gradients(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder, compare={"methods": ["less", "rds"], "seeds": [0]})
+    flops: list[dict[str, float]] = []
+    for overrides in ([], ["features.candidates={method: rds, fraction: 0.25}"]):
+        run_dir = tmp_path / str(len(flops))
+        assert gradsift("compare", config, f"run_dir={run_dir}", *overrides) == 0
+        cells = run_dir / "comparison" / "cells" / "seed-0" / "sums"
+        flops.append({name: read_json(cells / f"{name}.json")["selection"]["flops"] for name in ("less", "rds")})
+    whole, screened = flops
+    assert screened["rds"] == whole["rds"]
+    assert 2 * whole["rds"] < screened["less"] < whole["less"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,13 @@ def test_any_stretch_of_rows_comes_back(corpus: Corpus, start: int, stop: int) -
     for item, index in zip(found, range(start, stop), strict=True):
         assert np.array_equal(item.input_ids, row(index).input_ids)
         assert np.array_equal(item.labels, row(index).labels)
+
+
+@pytest.mark.parametrize("positions", [[], [ROW_GROUP + 4, 3, ROW_GROUP - 1, 5], range(ROW_GROUP - 3, ROW_GROUP + 2)])
+def test_rows_come_back_in_the_order_asked_for(corpus: Corpus, positions: Sequence[int]) -> None:
+    found = corpus.rows_at(positions)
+    assert [item.id for item in found] == [f"id-{index}" for index in positions]
+    assert all(np.array_equal(a.labels, row(b).labels) for a, b in zip(found, positions, strict=True))
 
 
 def test_row_counts_the_rows_set_aside_before_it(corpus: Corpus) -> None:

@@ -39,15 +39,19 @@ def draw(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def store(folder: Path, seed: int, dtype: str) -> FeatureStore:
-    writer = StoreWriter(
-        folder, {"dtype": dtype, "projection": {"dim": DIM}}, [("pool", str(row)) for row in range(NUM_ROWS)], 32
-    )
-    writer.open()
+KEYS = [("pool", str(row)) for row in range(NUM_ROWS)]
+
+
+def store(folder: Path, seed: int, dtype: str, wanted: list[int] | None = None) -> FeatureStore:
+    """A store of all rows, or of those that are wanted, written one after the other in the order given."""
+    writer = StoreWriter(folder, {"dtype": dtype, "projection": {"dim": DIM}}, KEYS, 32)
     values = draw(NUM_ROWS, DIM, seed=seed)
-    for shard in range(writer.num_shards):
-        writer.write(shard, values[slice(*writer.bounds(shard))])
-    return writer.finish()
+    for row in [None] if wanted is None else wanted:
+        writer.open(None if row is None else [row])
+        for shard in writer.missing():
+            writer.write(shard, values[list(writer.rows(shard))])
+    writer.finish()
+    return FeatureStore(folder, KEYS)
 
 
 def side(name: str, num_subtasks: int, seed: int) -> TargetSide:
@@ -88,6 +92,21 @@ def test_scores_of_a_quantised_store_are_the_naive_sum_of_its_rows(
     # Directions have 16 bits: an entry is off by 1 / 65,278 of the largest, a product by that times √K at most.
     bound = 4 / 65_278 * max(float(direction.abs().max()) for direction in target.directions) * DIM**0.5
     assert torch.allclose(found.double(), naive(stores, target), atol=bound if fast else 1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", *BITS])
+def test_rows_of_a_store_that_holds_some_score_as_in_one_of_all_rows(tmp_path: Path, dtype: str) -> None:
+    """The two checkpoints' stores have other rows, in another order: what one lacks has no score."""
+    wanted, target = [[5, 60, 3, 44], [44, 7, 5, 60, 8]], side("a", 3, seed=5)
+    whole = [store(tmp_path / str(index), index, dtype) for index in range(2)]
+    some = [store(tmp_path / f"some-{index}", index, dtype, wanted[index]) for index in range(2)]
+    [found], [expected] = (pool_influences(stores, WEIGHTS, [target]) for stores in (some, whole))
+    both = [5, 44, 60]
+    assert found.shape == (NUM_ROWS, 3)
+    assert (~found.isnan()).all(dim=1).nonzero()[:, 0].tolist() == both
+    if dtype != "float32" and scoring.integers_are_fast(DIM):
+        assert torch.equal(found[both], expected[both])
+    assert torch.allclose(found[both], expected[both], atol=1e-6)
 
 
 @pytest.mark.parametrize(("dtype", "least"), [("int8", 0.98), ("int4", 0.85), ("int1", 0.6)])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pydantic import BaseModel, ConfigDict
-
 from gradsift.baselines.bm25 import bm25
 from gradsift.baselines.controls import full, length, random
 from gradsift.baselines.dsir import dsir
-from gradsift.baselines.embedding import EMBEDDING, EmbeddingConfig
+from gradsift.baselines.embedding import EMBEDDING
 from gradsift.baselines.representations import REPRESENTATIONS
 from gradsift.baselines.texts import Scores, Texts
+from gradsift.baselines.tov import TOV
 
 BASELINES: dict[str, Callable[[Texts], Scores]] = {
     "random": random,
@@ -22,17 +21,9 @@ BASELINES: dict[str, Callable[[Texts], Scores]] = {
 }
 
 
-class BaselinesConfig(BaseModel):
-    """Settings of the baselines that have some."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    embedding: EmbeddingConfig = EmbeddingConfig()
-
-
 def methods() -> tuple[str, ...]:
     """Every name that `select.method` may have."""
-    return ("less", *BASELINES, *REPRESENTATIONS, EMBEDDING)
+    return ("less", *BASELINES, *REPRESENTATIONS, EMBEDDING, TOV)
 
 
 def own_strategy(method: str) -> str:

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from gradsift.config import RunConfig
 from gradsift.encoding import Corpus
 from gradsift.machine import MANIFEST, read_record, write_record
 from gradsift.model import ModelConfig, adapter_shapes, empty_model
-from gradsift.pipeline import checkpoints_of
+from gradsift.pipeline import candidates_of, checkpoints_of
 from gradsift.stages import warmup_rows
 
 SECONDS_FILE = "seconds.json"
@@ -84,11 +86,11 @@ def num_weights(config: ModelConfig) -> int:
 
 
 def less_flops(config: RunConfig) -> float:
-    """Warmup and features of the pool and of all targets, at every checkpoint."""
+    """Warmup and features of the pool, or its candidates, and of all targets, at every checkpoint."""
     checkpoints = checkpoints_of(config)
     adapter = sum(rows * columns for rows, columns in adapter_shapes(checkpoints[0]).values())
     cost = PassCost(num_weights(config.model), adapter)
-    tokens = _tokens(config) * len(checkpoints)
+    tokens = (_tokens(config) - _tokens_left_out(config)) * len(checkpoints)
     if config.warmup.checkpoints is None:
         tokens += _warmup_tokens(config) * config.warmup.epochs
     return float(cost.with_gradients * tokens)
@@ -97,6 +99,15 @@ def less_flops(config: RunConfig) -> float:
 def representation_flops(config: RunConfig) -> float:
     """One forward pass over the pool and all targets."""
     return float(PassCost(num_weights(config.model)).forward * _tokens(config))
+
+
+def tov_flops(config: RunConfig, target: str) -> float:
+    """Two forward passes over the pool, and the training on the target's examples between them."""
+    run, weights = config.run, num_weights(config.model)
+    tuned = PassCost(weights, _adapter_size(run.tuned(target)))
+    trained_on = read_record(run.tuned(target) / MANIFEST, ("num_tokens",)).facts["num_tokens"]
+    passes = (PassCost(weights).forward + tuned.forward) * int(Corpus(run.pool).manifest["num_tokens"])
+    return float(passes + tuned.with_gradients * trained_on * config.baselines.tov.epochs)
 
 
 def training_flops(config: RunConfig, folder: Path) -> float:
@@ -119,6 +130,16 @@ def _adapter_size(folder: Path) -> int:
 def _tokens(config: RunConfig) -> int:
     folders = [config.run.pool, *(config.run.target(target.name) for target in config.targets)]
     return sum(int(Corpus(folder).manifest["num_tokens"]) for folder in folders)
+
+
+def _tokens_left_out(config: RunConfig) -> int:
+    """Of the pool's rows that are a candidate for no target."""
+    candidates = candidates_of(config)
+    if candidates is None:
+        return 0
+    left_out = np.asarray(Corpus(config.run.pool).column("num_tokens"))
+    left_out[sorted({row for rows in candidates.values() for row in rows})] = 0
+    return int(left_out.sum())
 
 
 def _warmup_tokens(config: RunConfig) -> int:

@@ -8,6 +8,7 @@ by side.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -16,8 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gradsift.baselines import BASELINES, EMBEDDING, REPRESENTATIONS
-from gradsift.comparison.costs import Watch, less_flops, representation_flops, training_flops
+from gradsift.baselines import BASELINES, EMBEDDING, REPRESENTATIONS, TOV
+from gradsift.comparison.costs import Watch, less_flops, representation_flops, tov_flops, training_flops
 from gradsift.comparison.outcomes import Outcome
 from gradsift.comparison.plan import (
     Cell,
@@ -57,7 +58,6 @@ from gradsift.pipeline import (
     warmup_stage,
     write_environment,
 )
-from gradsift.selection import ArmConfig
 from gradsift.stages import read_selection
 
 logger = logging.getLogger(__name__)
@@ -71,11 +71,13 @@ DECISIVE = {
 RECORD_KEYS = ("inputs", "seed", "target", "metric_name", "metric", "answer_loss")
 NEWER = (
     *(("supervise", "all"), ("on_error", "set_aside"), ("gguf_file", None), ("random_share", 0.0)),
-    *(("normalize", "none"), ("representation_dtype", None), ("less_strategy", "top")),
+    *(("normalize", "none"), ("representation_dtype", None), ("less_strategy", "top"), ("candidates", None)),
 )
 """Keys that came later, and what was done before."""
 SEEDLESS = (*REPRESENTATIONS, EMBEDDING)
 """Methods whose features no seed changes."""
+BEFORE_TOV = "loss"
+"""The method whose features are the losses that `tov` starts from."""
 
 
 def compare(config: RunConfig) -> str:
@@ -146,7 +148,13 @@ def _facts_of(config: RunConfig, cell: Cell) -> Mapping[str, Any] | None:
 
 def _inputs(config: RunConfig, cell: Cell) -> str:
     """What decides a cell, as far as the config says it; a changed pool is refused when it is encoded."""
-    return fingerprint(_as_before(cell_config(config, cell).model_dump(mode="json", include=DECISIVE)))
+    own = cell_config(config, cell)
+    settings = own.model_dump(mode="json", include=DECISIVE)
+    if "less" not in own.select.methods:
+        del settings["features"]["candidates"]
+    if TOV not in (*own.select.methods, (settings["features"].get("candidates") or {}).get("method")):
+        del settings["baselines"]["tov"]
+    return fingerprint(_as_before(settings))
 
 
 def _as_before(value: Any) -> Any:
@@ -181,8 +189,7 @@ def _do(config: RunConfig, cell: Cell) -> None:
         if cell.arm is None:
             evaluation_of(own).evaluate_base(own.targets[0], cell.name)
         else:
-            for method in cell.arm.methods:
-                _prepare(config, cell.seed, cell.arm, method)
+            _prepare(config, cell)
             _train_and_evaluate(own, cell, watch)
         facts = {"inputs": _inputs(config, cell), "made_from": _made_from(config, cell)}
         predictions = [path for path in (_predictions_path(config, cell),) if path.is_file()]
@@ -205,57 +212,112 @@ def _link(link: Path, folder: Path) -> None:
         link.symlink_to(os.path.relpath(folder, link.parent), target_is_directory=True)
 
 
-def _prepare(config: RunConfig, seed: int, arm: ArmConfig, method: str) -> None:
-    """What all targets share, where one of an arm's methods needs it: warmup and features.
+def _prepare(config: RunConfig, cell: Cell) -> None:
+    """What cells share, where their methods need it: warmup and features; what picks candidates comes first.
 
-    RUN holds the features that no seed changes, the seed's folder its warmup and the other features; an arm's own
-    folder has links to them, but for features that are others than the run's.
+    The seed's folder holds trainings, and features too, but for those that no seed changes, which RUN holds. An arm's
+    own folder has links to them, and holds the features that are made otherwise than the run's.
     """
-    seeded, own = seed_config(config, seed), folder_config(config, seed, arm)
-    if method not in SEEDLESS:
-        with Watch(seeded.run.path).timed("warmup"):
-            warmup_stage(_with_method(seeded, method))
-    if own.features != config.features:
-        _link_folders(own.run, seeded.run, ("warmup",))
-        if (own.run.path / "features").is_symlink():  # of the arm as it was before it had its own
-            (own.run.path / "features").unlink()
-        _make_features(own, method, Watch(own.run.path))
-        return
-    if method in SEEDLESS:
-        with locked(config.run.path, wait=True):
-            _make_features(config, method, _shared_watch(config))
-        _link(seeded.run.pool_features(method), config.run.pool_features(method))
-        for target in config.targets:
-            folders = (run.target_features(target.name, method) for run in (seeded.run, config.run))
-            _link(*folders)
+    seeded, own = seed_config(config, cell.seed), folder_config(config, cell.seed, cell.arm)
+    if own.features != config.features and (own.run.path / "features").is_symlink():
+        (own.run.path / "features").unlink()  # of the arm as it was before it had its own
+    for method, target in _preparations(own, cell):
+        if method not in SEEDLESS:
+            with Watch(seeded.run.path).timed(_shared_piece("warmup", method, target)):
+                warmup_stage(_narrowed(seeded, method, target))
+            _link_folders(own.run, seeded.run, ("warmup", "tov"))
+        holder = _holder(config, cell, method)
+        with _held(config, holder), _watch_of(config, holder).timed(_shared_piece("features", method, target)):
+            features_stage(_narrowed(holder, method, target))
+        _link_features(config, cell, method, target)
+
+
+def _narrowed(config: RunConfig, method: str, target: str | None) -> RunConfig:
+    """The config for that method alone, and that target, unless it is None."""
+    targets = [item for item in config.targets if target in (None, item.name)]
+    select = config.select.model_copy(update={"method": method})
+    return config.model_copy(update={"select": select, "targets": targets})
+
+
+def _holder(config: RunConfig, cell: Cell, method: str) -> RunConfig:
+    """The config of the folder that has a method's features for a cell."""
+    own = folder_config(config, cell.seed, cell.arm)
+    is_own = own.features != config.features
+    if method != "less":
+        is_own = _stored_as(own) != _stored_as(config)
+    if is_own:
+        return own
+    return config if method in SEEDLESS else seed_config(config, cell.seed)
+
+
+def _stored_as(config: RunConfig) -> tuple[str, int]:
+    """What of `features` decides stores that are no gradients'."""
+    return config.features.dtype_of(is_pool=True, is_representation=True), config.features.shard_rows
+
+
+def _held(config: RunConfig, holder: RunConfig) -> contextlib.AbstractContextManager[None]:
+    """The lock of RUN, which other processes work in, where that is the holder."""
+    return locked(config.run.path, wait=True) if holder.run == config.run else contextlib.nullcontext()
+
+
+def _watch_of(config: RunConfig, holder: RunConfig) -> Watch:
+    """The time of features is kept with them; of those of RUN, with the comparison."""
+    return Watch(comparison_folder(config) if holder.run == config.run else holder.run.path)
+
+
+def _link_features(config: RunConfig, cell: Cell, method: str, target: str | None) -> None:
+    """A method's features in the folders that don't hold them: the seed's, and the arm's own."""
+    seeded, own, holder = (
+        seed_config(config, cell.seed).run,
+        folder_config(config, cell.seed, cell.arm),
+        _holder(config, cell, method).run,
+    )
+    if holder == config.run:
+        _link_stores(seeded, holder, config, method, target)
+    if own.features == config.features:
+        _link_folders(own.run, seeded, ("features",))
     else:
-        _make_features(seeded, method, Watch(seeded.run.path))
-    _link_folders(own.run, seeded.run, ("warmup", "features"))
+        _link_stores(own.run, holder, config, method, target)
 
 
-def _with_method(config: RunConfig, method: str) -> RunConfig:
-    return config.model_copy(update={"select": config.select.model_copy(update={"method": method})})
+def _link_stores(run: RunFolder, holder: RunFolder, config: RunConfig, method: str, target: str | None) -> None:
+    """Links to a method's stores, of the pool and of all targets, as far as there are any."""
+    if run == holder:
+        return
+    name = method if target is None else f"{method}/{target}"
+    for link, folder in zip(_stores(run, config, name), _stores(holder, config, name), strict=True):
+        if folder.is_dir():
+            _link(link, folder)
 
 
-def _make_features(config: RunConfig, method: str, watch: Watch) -> None:
-    with watch.timed(_features_piece(method)):
-        features_stage(_with_method(config, method))
+def _stores(run: RunFolder, config: RunConfig, name: str) -> list[Path]:
+    return [run.pool_features(name), *(run.target_features(target.name, name) for target in config.targets)]
 
 
-def _features_watch(config: RunConfig, seed: int, arm: ArmConfig, method: str) -> Watch:
-    """Where the time of a method's features is kept: with the features."""
-    own = folder_config(config, seed, arm)
-    if own.features != config.features:
-        return Watch(own.run.path)
-    return _shared_watch(config) if method in SEEDLESS else Watch(seed_config(config, seed).run.path)
+def _preparations(config: RunConfig, cell: Cell) -> list[tuple[str, str | None]]:
+    """The methods whose warmup and features a cell takes, in their order, each once: for all targets (None) or, of
+    `tov`, for one: the cell's own, or each where candidates are picked by it."""
+    assert cell.arm is not None
+    found = [item for method in cell.arm.methods for item in _preparations_of(config, method, cell.target)]
+    return list(dict.fromkeys(found))
 
 
-def _shared_watch(config: RunConfig) -> Watch:
-    return Watch(comparison_folder(config))
+def _preparations_of(config: RunConfig, method: str, target: str) -> list[tuple[str, str | None]]:
+    candidates = config.features.candidates
+    if method == TOV:
+        return [(BEFORE_TOV, None), (TOV, target)]
+    if method != "less" or candidates is None:
+        return [(method, None)]
+    if candidates.method == TOV:
+        return [(BEFORE_TOV, None), *((TOV, item.name) for item in config.targets), (method, None)]
+    return [(candidates.method, None), (method, None)]
 
 
-def _features_piece(method: str) -> str:
-    return f"features/{method}"
+def _shared_piece(stage: str, method: str, target: str | None) -> str:
+    """The name of work that cells share: one warmup, the features of a method, what `tov` makes for a target."""
+    if target is not None:
+        return f"{stage}/{method}/{target}"
+    return stage if stage == "warmup" else f"{stage}/{method}"
 
 
 def _train_and_evaluate(own: RunConfig, cell: Cell, watch: Watch) -> None:
@@ -305,25 +367,29 @@ def _figures(own: RunConfig, cell: Cell) -> dict[str, Any]:
 
 
 def _selection_cost(config: RunConfig, cell: Cell, watch: Watch) -> dict[str, float | None]:
-    """Warmup and features are made once for all targets, and counted in full for each; of methods that are fused, the
-    sum; None: not known."""
-    assert cell.arm is not None
-    costs = [_features_cost(config, cell.seed, cell.arm, method) for method in cell.arm.methods]
-    flops = [own for _, own in costs if own is not None]
-    return {
-        "seconds": watch.of(_piece("score", cell), _piece("select", cell)) + sum(seconds for seconds, _ in costs),
-        "flops": sum(flops) if len(flops) == len(costs) else None,
-    }
+    """Warmup and features are made once for all targets, and counted in full for each, but for those of `tov`, which
+    are the target's own; None: not known."""
+    seconds = watch.of(_piece("score", cell), _piece("select", cell))
+    flops: float | None = 0.0
+    trained = Watch(seed_config(config, cell.seed).run.path)
+    for method, target in _preparations(folder_config(config, cell.seed, cell.arm), cell):
+        if method in BASELINES:
+            continue
+        seconds += _watch_of(config, _holder(config, cell, method)).of(_shared_piece("features", method, target))
+        if method not in SEEDLESS:
+            seconds += trained.of(_shared_piece("warmup", method, target))
+        more = _flops(config, cell, method, target)
+        flops = None if flops is None or more is None else flops + more
+    return {"seconds": seconds, "flops": flops}
 
 
-def _features_cost(config: RunConfig, seed: int, arm: ArmConfig, method: str) -> tuple[float, float | None]:
-    """Seconds and operations of what a method's scores are made from."""
-    if method in BASELINES:
-        return 0.0, 0.0
-    seconds, seeded = _features_watch(config, seed, arm, method).of(_features_piece(method)), seed_config(config, seed)
+def _flops(config: RunConfig, cell: Cell, method: str, target: str | None) -> float | None:
+    """Of what a method takes before it scores; None: not known."""
     if method in SEEDLESS:
-        return seconds, representation_flops(config) if method in REPRESENTATIONS else None
-    return seconds + Watch(seeded.run.path).of("warmup"), less_flops(seeded)
+        return representation_flops(config) if method in REPRESENTATIONS else None
+    if target is not None:
+        return tov_flops(seed_config(config, cell.seed), target)
+    return less_flops(_holder(config, cell, method))
 
 
 def _training_cost(own: RunConfig, cell: Cell, watch: Watch) -> dict[str, float]:

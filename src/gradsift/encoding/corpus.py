@@ -104,12 +104,27 @@ class Corpus:
 
     def rows(self, start: int, stop: int) -> list[EncodedRow]:
         """Rows `start` … `stop - 1`; only the row groups that hold them are read."""
-        if self._file is None:
-            self._file = pq.ParquetFile(self.folder / ROWS_FILE)
         groups = range(start // ROW_GROUP, -(-stop // ROW_GROUP))
-        table = self._file.read_row_groups(list(groups))
+        table = self._opened().read_row_groups(list(groups))
         table = table.slice(start - groups.start * ROW_GROUP, stop - start)
         return [_encoded_row(record) for record in table.to_pylist()]
+
+    def rows_at(self, positions: Sequence[int]) -> list[EncodedRow]:
+        """The rows at these positions, in their order; only the row groups that hold them are read, one at a time."""
+        by_group: dict[int, list[int]] = {}
+        for position in positions:
+            by_group.setdefault(position // ROW_GROUP, []).append(position)
+        found = {position: row for group in sorted(by_group) for position, row in self._within(group, by_group[group])}
+        return [found[position] for position in positions]
+
+    def _within(self, group: int, positions: Sequence[int]) -> Iterator[tuple[int, EncodedRow]]:
+        table = self._opened().read_row_group(group).take([position % ROW_GROUP for position in positions])
+        return zip(positions, map(_encoded_row, table.to_pylist()), strict=True)
+
+    def _opened(self) -> pq.ParquetFile:
+        if self._file is None:
+            self._file = pq.ParquetFile(self.folder / ROWS_FILE)
+        return self._file
 
 
 def _encoded_row(record: Mapping[str, Any]) -> EncodedRow:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from gradsift.baselines import REPRESENTATIONS, Base
 from gradsift.encoding import Batch, EncodedRow
 from gradsift.features.gradient_features import FeatureMaker
-from gradsift.features.origins import Origin
+from gradsift.features.origins import Origin, TunedOrigin
 from gradsift.gradients import (
     AdamForm,
     AdamTerms,
@@ -77,13 +78,17 @@ class Makers:
     device: torch.device
     _checkpoint: LoadedCheckpoint | None = field(default=None, init=False)
     _base: Base | None = field(default=None, init=False)
+    _adapter: Path | None = field(default=None, init=False)
+    """The base's, where it is one that was trained on a target."""
     _is_probed: bool = field(default=False, init=False)
 
     def maker(self, origin: Origin, form: AdamForm) -> Maker:
         """What makes a store's features; `form` is of a checkpoint's gradients alone."""
         if isinstance(origin, Checkpoint):
             return self._gradients(self._at(origin), form)
-        return self._representation(origin.name)
+        if isinstance(origin, TunedOrigin):
+            return RepresentationMaker("loss", self._base_with(origin.adapter))
+        return RepresentationMaker(origin.name, self._base_with(None))
 
     def probe_once(self, rows: Sequence[EncodedRow]) -> None:
         """Raise ConfigError where the loaded adapter's gradients can't be had: before the first shard is made."""
@@ -91,11 +96,12 @@ class Makers:
             probe_gradients(self._checkpoint.gradients, rows)
             self._is_probed = True
 
-    def _representation(self, kind: str) -> Maker:
-        if self._base is None:
-            model = load_finetuned(self.model, None, self.device)
-            self._base = Base(model, find_shortcuts(model))
-        return RepresentationMaker(kind, self._base)
+    def _base_with(self, adapter: Path | None) -> Base:
+        if self._base is None or self._adapter != adapter:
+            self._base = None  # never two models at once
+            model = load_finetuned(self.model, adapter, self.device)
+            self._base, self._adapter = Base(model, find_shortcuts(model)), adapter
+        return self._base
 
     def _gradients(self, loaded: LoadedCheckpoint, form: AdamForm) -> Maker:
         projector = build_projector(self.projection, loaded.gradients.shapes)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradsift.baselines import REPRESENTATIONS
+from gradsift.baselines import REPRESENTATIONS, TOV
 from gradsift.encoding import Corpus
-from gradsift.features.origins import Origin
+from gradsift.features.origins import Origin, TunedOrigin
 from gradsift.features.settings import FeaturesConfig
 from gradsift.gradients import PROJECTION_VERSION, ProjectionConfig
 from gradsift.model import Checkpoint, ModelConfig, adapter_shapes, hidden_size
@@ -16,6 +16,8 @@ def origin_meaning(origin: Origin, config: FeaturesConfig, model: ModelConfig) -
     """What the features of pool and targets have in common that are made with this origin."""
     if isinstance(origin, Checkpoint):
         return _gradients_meaning(origin, config.projection)
+    if isinstance(origin, TunedOrigin):
+        return {"representation": TOV, "tuned": origin.fingerprint, "projection": unprojected(1)}
     kind = REPRESENTATIONS[origin.name]
     return {"representation": origin.name, "projection": unprojected(kind.dim or hidden_size(model))}
 
@@ -51,6 +53,7 @@ def _gradients_meaning(checkpoint: Checkpoint, config: ProjectionConfig) -> dict
 
 
 def _dtype(origin: Origin, config: FeaturesConfig, is_pool: bool) -> str:
-    if origin.name in REPRESENTATIONS and REPRESENTATIONS[origin.name].is_score:
+    is_loss = isinstance(origin, TunedOrigin)
+    if is_loss or (origin.name in REPRESENTATIONS and REPRESENTATIONS[origin.name].is_score):
         return "float32"  # in fewer bits rows would be equal that are not
     return config.dtype_of(is_pool, is_representation=not isinstance(origin, Checkpoint))

@@ -1,9 +1,12 @@
-"""Origins: what the features of a store are made with, a checkpoint or the base model alone."""
+"""Origins: what the features of a store are made with: a checkpoint, the base, or the base trained on a target."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
+
+from gradsift.baselines import TOV
 
 
 class Origin(Protocol):
@@ -27,3 +30,20 @@ class SoleOrigin:
     name: str
     """The method's."""
     learning_rate: float = 1.0
+
+
+@dataclass(frozen=True)
+class TunedOrigin:
+    """The base as it is when it was trained on a target's examples: where the second losses of `tov` come from."""
+
+    target: str
+    adapter: Path
+    """Folder of the adapter that was trained."""
+    fingerprint: str
+    """Of the adapter's files."""
+    learning_rate: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """The store's folder: one a target."""
+        return f"{TOV}/{self.target}"

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from gradsift.baselines import methods
+from gradsift.errors import nearest
 from gradsift.gradients import AdamForm, ProjectionConfig
 from gradsift.store import DTYPES
 
@@ -17,6 +19,25 @@ def is_chosen_exactly(projection: Any) -> bool:
     """Whether what is given of a projection says how exact features are to be: its dim or its kind."""
     given = projection.model_fields_set if isinstance(projection, ProjectionConfig) else projection
     return isinstance(given, Mapping | set) and not {"dim", "kind"}.isdisjoint(given)
+
+
+class CandidatesConfig(BaseModel):
+    """Which rows of the pool gradients are taken of: the best for each target by a method that is cheaper."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str = "rds+"
+    """A name that `select.method` may have, with its own strategy; not `less`, nor `full`, which keeps every row."""
+    fraction: float = Field(0.25, gt=0, le=1)
+    """Of the rows read from the pool, for each target."""
+
+    @field_validator("method")
+    @classmethod
+    def _is_cheaper(cls, method: str) -> str:
+        names = [name for name in methods() if name not in ("less", "full")]
+        if method not in names:
+            raise ValueError(f"is no method that picks candidates{nearest(method, names)}")
+        return method
 
 
 class FeaturesConfig(BaseModel):
@@ -33,6 +54,8 @@ class FeaturesConfig(BaseModel):
     representation_dtype: StoreDtype | None = None
     """Likewise of baselines' representations and embeddings; None: store_dtype. Where that is left out, float16: they
     have few numbers a row, some of them far larger than the rest, and one bit would leave little."""
+    candidates: CandidatesConfig | None = None
+    """None: gradients of every row. Else `less` scores and selects candidates alone; the stores may hold more."""
     shard_rows: int = Field(1024, ge=1)
     tokens_per_batch: int | Literal["auto"] = "auto"
     """Padded tokens that go through the model at once; changes memory and speed, not the features."""

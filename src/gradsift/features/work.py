@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,16 @@ class StoreTask:
 
 @dataclass(frozen=True)
 class Unit:
-    """One shard of a store, and the rows `start` … `stop - 1` that it holds."""
+    """One shard of a store, and the rows that it holds, by their positions in the corpus."""
 
     task: StoreTask
-    start: int
-    stop: int
+    rows: Sequence[int]
     shard: int
 
     @property
     def num_rows(self) -> int:
         """R."""
-        return self.stop - self.start
+        return len(self.rows)
 
     @property
     def num_bytes(self) -> int:

@@ -34,7 +34,7 @@ class FeatureWorker:
         if task.folder not in self._writers:
             self._writers[task.folder] = store_writer(task.corpus, task.folder, task.meaning, self._config)
             self._corpora[task.folder] = Corpus(task.corpus)
-        rows = self._corpora[task.folder].rows(unit.start, unit.stop)
+        rows = self._corpora[task.folder].rows_at(unit.rows)
         maker = self._makers.maker(task.origin, task.meaning.get("gradient", "sgd"))
         self._makers.probe_once(rows)
         features_RK = torch.empty(unit.num_rows, task.dim, device=self._device)

@@ -32,6 +32,10 @@ class RunFolder:
         """The warmup's checkpoints."""
         return self.path / "warmup"
 
+    def tuned(self, target: str) -> Path:
+        """The adapter that was trained on a target's examples, for the method `tov`."""
+        return self.path / "tov" / target
+
     def target(self, name: str) -> Path:
         """The encoded examples of a target."""
         return self.path / "targets" / name

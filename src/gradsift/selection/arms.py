@@ -41,10 +41,10 @@ class ArmConfig(BaseModel):
 
     @property
     def label(self) -> str:
-        """What tables and files call it."""
+        """What tables and files call it, in whatever order its settings stand."""
         if self.name is not None:
             return self.name
-        own = (_said(key, value) for key, value in self.settings.items())
+        own = (_said(key, value) for key, value in sorted(self.settings.items()))
         return "-".join(part for part in (method_label(self.method), self.strategy, self.preset, *own) if part)
 
     @property
@@ -58,7 +58,7 @@ def _said(key: str, value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
-        return "-".join([key, *(_said(str(inner), item) for inner, item in value.items())])
+        return "-".join([key, *sorted(_said(str(inner), item) for inner, item in value.items())])
     return f"{key}{value}"
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from gradsift.baselines import BASELINES, Texts
 from gradsift.data import Example, SourceConfig, read_examples
 from gradsift.encoding import Corpus
-from gradsift.features import SoleOrigin
+from gradsift.features import Origin, SoleOrigin
 from gradsift.machine import RunFolder, fingerprint
 from gradsift.selection import ScoreConfig, scored_subtasks
 from gradsift.stages.score import TargetSide, facts_of, require_made_from, write_scores
@@ -54,19 +56,30 @@ class BaselineStage:
 
 def score_by_number(run: RunFolder, kind: str, targets: Sequence[str], config: ScoreConfig) -> None:
     """Write, for every target and subtask, the number that the pool's store of that kind has for each row."""
-    corpus = Corpus(run.pool)
-    store = FeatureStore(run.pool_features(kind), corpus.keys)
-    require_made_from(store, SoleOrigin(kind), corpus)
-    rows = stacked(store.shards())
-    score_N1 = store.features(rows)
+    score_N1, meaning = stored_numbers(run, SoleOrigin(kind))
     for target in targets:
-        names = sorted({name or target for name in Corpus(run.target(target)).column("subtask")})
-        inputs = fingerprint([kind, config.decisive, store.meaning, names])
-        if facts_of(run.scores(target, kind)).get("inputs") == inputs:
-            logger.info("score %s: %s has its scores", target, kind)
-            continue
-        side = TargetSide(target, names, [], 0, inputs)
-        write_scores(run, side, score_N1.repeat(1, len(names)), config, kind)
+        write_numbers(run, target, kind, score_N1, [meaning], config)
+
+
+def stored_numbers(run: RunFolder, origin: Origin) -> tuple[Tensor, Mapping[str, Any]]:
+    """The number that the pool's store of that origin has for each row, float32 [N, 1], and what it means."""
+    corpus = Corpus(run.pool)
+    store = FeatureStore(run.pool_features(origin.name), corpus.keys)
+    require_made_from(store, origin, corpus)
+    return store.features(stacked(store.shards())), store.meaning
+
+
+def write_numbers(
+    run: RunFolder, target: str, method: str, score_N1: Tensor, made_from: Sequence[Any], config: ScoreConfig
+) -> None:
+    """Write a number a row as the target's score, the same for all subtasks, unless it was before; `made_from` says
+    what the numbers come from."""
+    names = sorted({name or target for name in Corpus(run.target(target)).column("subtask")})
+    inputs = fingerprint([method, config.decisive, *made_from, names])
+    if facts_of(run.scores(target, method)).get("inputs") == inputs:
+        logger.info("score %s: %s has its scores", target, method)
+        return
+    write_scores(run, TargetSide(target, names, [], 0, inputs), score_N1.repeat(1, len(names)), config, method)
 
 
 def encoded_pool(run: RunFolder, pool: Sequence[SourceConfig], seed: int) -> list[Example]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,15 +37,25 @@ class FeaturesStage:
     config: FeaturesConfig
     executor: ExecutorConfig
 
-    def collect(self, origins: Sequence[Origin], targets: Sequence[str]) -> None:
-        """Finish the pool's and the targets' stores of these origins."""
+    def collect(
+        self,
+        origins: Sequence[Origin],
+        targets: Sequence[str],
+        candidates: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        """Finish the pool's and the targets' stores of these origins.
+
+        `candidates`: by target, the pool's rows that are wanted, None being all. A store that holds others keeps them.
+        """
         writers = self._writers(origins, targets)
-        unfinished = [(task, writer) for task, writer in writers if not writer.is_finished()]
+        union = None if candidates is None else {row for rows in candidates.values() for row in rows}
+        wanted = {self.run.pool: union}
+        unfinished = [(task, writer) for task, writer in writers if not writer.is_finished(wanted.get(task.corpus))]
         if not unfinished:
             logger.info("features: all %d stores are finished", len(writers))
             return
-        for _, writer in unfinished:
-            writer.open()
+        for task, writer in unfinished:
+            writer.open(wanted.get(task.corpus))
         self._make(unfinished)
         for _, writer in unfinished:
             writer.finish()
@@ -78,4 +88,4 @@ class FeaturesStage:
 
 def _missing(unfinished: Sequence[tuple[StoreTask, StoreWriter]]) -> list[Unit]:
     """The shards still to make: an origin's pool, then its targets, so that a checkpoint is loaded once."""
-    return [Unit(task, *writer.bounds(shard), shard) for task, writer in unfinished for shard in writer.missing()]
+    return [Unit(task, writer.rows(shard), shard) for task, writer in unfinished for shard in writer.missing()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from gradsift.encoding import Corpus
-from gradsift.errors import DataError, StoreMismatch
-from gradsift.features import Origin
+from gradsift.errors import DataError, StoreDamaged, StoreMismatch
+from gradsift.features import Origin, TunedOrigin
 from gradsift.machine import (
     Progress,
     RunFolder,
@@ -61,12 +61,28 @@ class TargetSide:
     num_unusable: int
     inputs: str
     """Fingerprint of everything that the scores come from."""
+    candidates: Sequence[int] | None = None
+    """Positions of the rows that are scored; None: all."""
+
+    def among(self, candidates: Sequence[int] | None) -> TargetSide:
+        """With these rows alone scored. A row's score doesn't depend on the others in the stores, nor do the inputs."""
+        if candidates is None:
+            return self
+        return replace(self, candidates=candidates, inputs=fingerprint([self.inputs, list(candidates)]))
 
 
 def score_by_influence(
-    run: RunFolder, checkpoints: Sequence[Origin], targets: Sequence[str], config: ScoreConfig, method: str = "less"
+    run: RunFolder,
+    checkpoints: Sequence[Origin],
+    targets: Mapping[str, Sequence[int] | None],
+    config: ScoreConfig,
+    method: str = "less",
 ) -> None:
-    """Write the scores of every target that has none from these stores with these settings."""
+    """Write the scores of every target that has none from these stores with these settings.
+
+    `targets`: by name, the positions of the pool's rows that are scored, None being all. A target's scores are of its
+    own candidates, whatever the stores hold besides: so they stay what they are when a target is added.
+    """
     weights = checkpoint_weights([checkpoint.learning_rate for checkpoint in checkpoints])
     corpus = Corpus(run.pool)
     keys = corpus.keys
@@ -74,8 +90,9 @@ def score_by_influence(
     for checkpoint, pool in zip(checkpoints, pools, strict=True):
         require_made_from(pool, checkpoint, corpus)
     pending = []
-    for target in targets:
-        side = _target_side(run, target, checkpoints, weights, pools, config)
+    for target, candidates in targets.items():
+        _require_rows(pools, target, candidates)
+        side = _target_side(run, target, checkpoints, weights, pools, config).among(candidates)
         if facts_of(run.scores(target, method)).get("inputs") != side.inputs:
             pending.append(side)
     if not pending:
@@ -83,6 +100,14 @@ def score_by_influence(
         return
     for side, scores_NG in zip(pending, pool_influences(pools, weights, pending), strict=True):
         write_scores(run, side, scores_NG, config, method)
+
+
+def _require_rows(pools: Sequence[FeatureStore], target: str, candidates: Sequence[int] | None) -> None:
+    """Raise StoreDamaged where a store is without a row that is to be scored."""
+    for pool in pools:
+        if pool.lacks(candidates):
+            which = "" if candidates is None else f" that are candidates for target {target}"
+            raise StoreDamaged(f"{pool.folder}: lacks rows of the pool{which}: run `gradsift features` first")
 
 
 def _target_side(
@@ -116,6 +141,8 @@ def require_made_from(store: FeatureStore, checkpoint: Origin, corpus: Corpus) -
     now = {"data": corpus.manifest["fingerprint"], **corpus.manifest["encoding"]}
     if isinstance(checkpoint, Checkpoint):
         now["checkpoint"] = checkpoint.fingerprint()
+    if isinstance(checkpoint, TunedOrigin):
+        now["tuned"] = checkpoint.fingerprint
     for field, value in now.items():
         if store.meaning.get(field, value) != value:
             where = f"{store.folder} against what the run folder has now"
@@ -136,21 +163,26 @@ def _members(
 def pool_influences(
     pools: Sequence[FeatureStore], weights: Sequence[float], sides: Sequence[TargetSide]
 ) -> list[Tensor]:
-    """Inf(z, j) of every target, float32 [N, G] each, from one pass over the pool's stores."""
+    """Inf(z, j) of every target, float32 [N, G] each, from one pass over the pool's stores; NaN for rows that one of
+    the stores lacks."""
     sizes = [len(side.subtasks) for side in sides]
-    total_NG = torch.zeros(pools[0].num_rows, sum(sizes))
+    total_NG = torch.zeros(pools[0].num_corpus_rows, sum(sizes))
     with (
         Progress("score", sum(pool.num_rows for pool in pools)) as progress,
         compute_threads(THREADS_PER_CORE) as threads,
     ):
         for index, (pool, weight) in enumerate(zip(pools, weights, strict=True)):
             directions_GK = torch.cat([side.directions[index] for side in sides])
+            stored_MG = total_NG if pool.positions is None else total_NG[pool.positions]
             start = 0
             for scores_RG in _span_scores(threads, pool, directions_GK):
                 stop = start + len(scores_RG)
-                total_NG[start:stop].add_(scores_RG, alpha=weight)
+                stored_MG[start:stop].add_(scores_RG, alpha=weight)
                 progress.advance(stop - start)
                 start = stop
+            if pool.positions is not None:
+                total_NG = torch.full_like(total_NG, torch.nan)
+                total_NG[pool.positions] = stored_MG
     return list(total_NG.split(sizes, dim=1))
 
 
@@ -176,9 +208,10 @@ def write_scores(
     """Put the subtasks' scores on one scale, combine and write them; the facts beside them, written last, say what they
     come from."""
     corpus = Corpus(run.pool)
+    scores_NG, num_others = _of_candidates(scores_NG, side.candidates)
     scores_NG = on_one_scale(scores_NG, config)
     score_N, best_N = combined(scores_NG, config.combine)
-    num_unselectable = int((~score_N.isfinite()).sum())
+    num_unselectable = int((~score_N.isfinite()).sum()) - num_others
     table = corpus.table(["id", "source", "row", "num_tokens"])
     table = table.append_column("score", pa.array(score_N.numpy(), from_pandas=True))
     table = table.append_column("best_subtask", pa.array(side.subtasks, pa.string()).take(pa.array(best_N.numpy())))
@@ -192,12 +225,22 @@ def write_scores(
         "num_unselectable": num_unselectable,
         "num_unusable_target_examples": side.num_unusable,
         "inputs": side.inputs,
+        **({} if side.candidates is None else {"num_candidates": len(side.candidates)}),
     }
     path = run.scores(side.name, method)
     with renewed(path.with_suffix(".json"), path) as record, atomic_path(path) as temporary:
         pq.write_table(table.replace_schema_metadata({"gradsift": json.dumps(facts)}), temporary)
         record |= facts
     _warn(side, num_unselectable)
+
+
+def _of_candidates(scores_NG: Tensor, candidates: Sequence[int] | None) -> tuple[Tensor, int]:
+    """The scores with NaN for rows that are no candidates, and the number of these."""
+    if candidates is None:
+        return scores_NG, 0
+    left_NG = torch.full_like(scores_NG, torch.nan)
+    left_NG[list(candidates)] = scores_NG[list(candidates)]
+    return left_NG, len(scores_NG) - len(candidates)
 
 
 def _lists(scores_NG: Tensor) -> pa.Array:

@@ -62,16 +62,17 @@ class SelectStage:
         """Write the rows chosen for every target, best first. Raises DataError where there is none."""
         scored_from = [self._scored_from(target.name) for target in targets]
         overlaps = self._overlaps(targets)
-        for target, inputs in zip(targets, scored_from, strict=True):
-            self._select(target.name, inputs, overlaps.get(target.name, {"inputs": None, "rows": []}))
+        for target, scores in zip(targets, scored_from, strict=True):
+            self._select(target.name, scores, overlaps.get(target.name, {"inputs": None, "rows": []}))
 
-    def _scored_from(self, target: str) -> list[str]:
-        """Fingerprints of what the methods' scores come from; raises DataError where there are none."""
-        return [score_facts(self.run, target, method)["inputs"] for method in self.config.methods]
+    def _scored_from(self, target: str) -> list[Mapping[str, Any]]:
+        """What the scores of each method come from; raises DataError where there are none."""
+        return [score_facts(self.run, target, method) for method in self.config.methods]
 
-    def _select(self, target: str, scored_from: Sequence[str], overlap: Mapping[str, Any]) -> None:
+    def _select(self, target: str, scores: Sequence[Mapping[str, Any]], overlap: Mapping[str, Any]) -> None:
         seed = self.seed if self.config.gumbel or self.config.random_share else None
-        source = scored_from[0] if len(scored_from) == 1 else scored_from
+        made_from = [facts["inputs"] for facts in scores]
+        source = made_from[0] if len(made_from) == 1 else made_from
         inputs = fingerprint([self._settings(), source, seed, overlap["inputs"]])
         path = self.run.selection(target, self.config.label)
         described = path.with_suffix(".json")
@@ -84,6 +85,8 @@ class SelectStage:
         with renewed(described, path) as facts:
             facts |= {"target": target, **self._written(path, taken, chosen), "inputs": inputs}
             facts["rows"] = taken["row"].to_pylist()
+            for item in scores:
+                facts |= {key: item[key] for key in ("num_candidates",) if key in item}
         self._warn_of_one_subtask(target, facts["per_subtask"], taken)
 
     def _settings(self) -> dict[str, Any]:
@@ -108,7 +111,7 @@ class SelectStage:
 
     def _chosen(self, tables: Sequence[pa.Table], overlapping: npt.NDArray[np.int64], target: str) -> Chosen:
         corpus, config = Corpus(self.run.pool), self.config
-        sides = [_scored_rows(table, corpus.num_read, overlapping) for table in tables]
+        sides = [scored_rows(table, corpus.num_read, overlapping) for table in tables]
         order, at_random, rows = self._order(sides), drawn(sides, self.seed), sides[0]
         found = new_duplicates(config.deduplicate, config.near_threshold) if config.method != "full" else None
         if found is None:
@@ -180,10 +183,10 @@ class SelectStage:
         }
 
 
-def _scored_rows(table: pa.Table, num_read: int, overlapping: npt.NDArray[np.int64]) -> ScoredRows:
-    """The rows of the scores' table; those that overlap have no score."""
+def scored_rows(table: pa.Table, num_read: int, without: Collection[int] | npt.NDArray[np.int64] = ()) -> ScoredRows:
+    """The rows of the scores' table; those that are not to be chosen, by their `row`, have no score."""
     score_N = table["score"].to_numpy().astype(np.float64)
-    score_N[np.isin(table["row"].to_numpy(), overlapping)] = np.nan
+    score_N[np.isin(table["row"].to_numpy(), np.asarray(without, dtype=np.int64))] = np.nan
     return ScoredRows(
         ids=table["id"].to_pylist(),
         sources=table["source"].to_pylist(),

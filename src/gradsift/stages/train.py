@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -91,7 +92,7 @@ class TrainStage:
         folder = self.run.model(target, selection)
         encoder = load_encoder(self.model, self.encoding)
         settings = {**self._settings(target, selection), "meaning": encoder.meaning()}
-        if _is_finished(folder, settings):
+        if is_trained(folder, settings):
             logger.info("train %s: %s was trained before", target, selection)
             return
         twin = self._twin(settings)
@@ -100,25 +101,11 @@ class TrainStage:
             _copy_whole(twin, folder)
             return
         rows, set_aside = self._rows(encoder, target, selection)
-        if not (folder / SETTINGS_FILE).is_file():
-            _remove_checkpoints(folder)  # nothing says what they were trained with
-            write_record(folder / SETTINGS_FILE, settings)
-        start = time.monotonic()
-        model = self._fresh_model()
-        log = finetune(model, self._training(rows, folder))
-        self._save(model, encoder, folder)
-        facts = {
-            **settings,
-            "num_rows": len(rows),
-            "num_tokens": sum(row.num_tokens for row in rows),
-            "set_aside": set_aside,
-            "seconds": round(time.monotonic() - start, 1),
-            "loss": _last_epoch_loss(log, self.config.epochs),
-            "log": log,
-        }
-        _remove_checkpoints(folder)
-        write_record(folder / MANIFEST, facts, _saved_files(folder))
-        (folder / SETTINGS_FILE).unlink()
+        with vouched_training(folder, settings) as facts:
+            model = self._fresh_model()
+            log = finetune(model, self._training(rows, folder))
+            self._save(model, encoder, folder)
+            facts |= {**training_facts(rows, log, self.config.epochs), "set_aside": set_aside}
 
     def _twin(self, settings: Mapping[str, Any]) -> Path | None:
         """A model trained alike, for another target: the full pool and a random part are the same for all of them."""
@@ -127,18 +114,15 @@ class TrainStage:
 
     def _settings(self, target: str, selection: str) -> dict[str, Any]:
         """What decides the trained model."""
-        config = self.config.model_dump(mode="json", exclude={*FREE_SETTINGS, "model", "encoding", "data"})
         data = self.config.data
         if data is None:
             trained_on: Any = read_selection(self.run, target, selection)["sha256"]
         else:
             trained_on = {str(source.name): source_fingerprint(source) for source in data}
         return {
-            "train": config,
-            "model": {**self.model.model_dump(mode="json"), "fingerprint": model_fingerprint(self.model)},
+            **training_settings(self.config, self.model, self.seed),
             "encoding": self.encoding.model_dump(mode="json"),
             "data": trained_on,
-            "seed": self.seed,
         }
 
     def _rows(self, encoder: Encoder, target: str, selection: str) -> tuple[list[EncodedRow], dict[str, int]]:
@@ -197,7 +181,45 @@ class TrainStage:
         encoder.save_tokenizer(folder)
 
 
-def _is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
+def training_settings(config: TrainConfig, model: ModelConfig, seed: int) -> dict[str, Any]:
+    """What decides a trained model besides its rows."""
+    return {
+        "train": config.model_dump(mode="json", exclude={*FREE_SETTINGS, "model", "encoding", "data"}),
+        "model": {**model.model_dump(mode="json"), "fingerprint": model_fingerprint(model)},
+        "seed": seed,
+    }
+
+
+def training_facts(rows: Sequence[EncodedRow], log: Sequence[Mapping[str, float]], epochs: int) -> dict[str, Any]:
+    """What is to be known of a training that is done."""
+    return {
+        "num_rows": len(rows),
+        "num_tokens": sum(row.num_tokens for row in rows),
+        "loss": _last_epoch_loss(log, epochs),
+        "log": log,
+    }
+
+
+@contextlib.contextmanager
+def vouched_training(folder: Path, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Facts to fill while a model is trained and saved in `folder`.
+
+    What it is trained with is said first, so that nothing goes on from the checkpoints of another training; the
+    manifest, which vouches for the model's files, comes last.
+    """
+    if not (folder / SETTINGS_FILE).is_file():
+        _remove_checkpoints(folder)  # nothing says what they were trained with
+        write_record(folder / SETTINGS_FILE, settings)
+    start = time.monotonic()
+    facts: dict[str, Any] = {}
+    yield facts
+    _remove_checkpoints(folder)
+    seconds = round(time.monotonic() - start, 1)
+    write_record(folder / MANIFEST, {**settings, **facts, "seconds": seconds}, _saved_files(folder))
+    (folder / SETTINGS_FILE).unlink()
+
+
+def is_trained(folder: Path, settings: Mapping[str, Any]) -> bool:
     """Whether the model is there; raises RunFolderError where it, or a part of it, was trained in other settings, or
     isn't as it was written."""
     described = next((folder / name for name in (MANIFEST, SETTINGS_FILE) if (folder / name).is_file()), None)
@@ -205,18 +227,18 @@ def _is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
         return False
     record = read_record(described, DECISIVE)
     before = _with_newer_keys(record.facts)
-    for key, now in settings.items():
+    for key, now in _with_newer_keys(settings).items():
         difference = first_difference(before.get(key, now if key in NEWER else None), now, key)
         if difference:
             what = "another selection" if key == "data" and isinstance(now, str) else f"other settings: {difference}"
             raise RunFolderError(f"{folder} was trained with {what}; delete it to train again, or set it back")
     if described.name != MANIFEST:
         return False
-    _require_whole(record)
+    require_whole(record)
     return True
 
 
-def _require_whole(record: Record) -> None:
+def require_whole(record: Record) -> None:
     """Raise RunFolderError where a file of a finished model isn't as it was written, or its weights are gone."""
     folder = record.path.parent
     changed = record.changed_file()
@@ -274,7 +296,7 @@ def trained_settings(run: RunFolder, target: str, selection: str) -> dict[str, A
     if not path.is_file():
         raise DataError(f"there is no model for target {target} yet: run `gradsift train` first", path.parent)
     record = read_record(path, DECISIVE)
-    _require_whole(record)
+    require_whole(record)
     settings = {key: record.facts[key] for key in (*DECISIVE, *NEWER) if key in record.facts}
     return {**settings, "files": record.files} if record.files else settings
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gradsift.baselines import EMBEDDING, REPRESENTATIONS
-from gradsift.encoding import Corpus, EncodedRow
+from gradsift.encoding import Corpus
 from gradsift.errors import ConfigError
 from gradsift.gradients import probe
 from gradsift.machine import MANIFEST, RunFolder, pick_device, write_json
@@ -86,7 +85,7 @@ def run_warmup(run: RunFolder, model_config: ModelConfig, config: WarmupConfig, 
     from transformers import set_seed
 
     corpus = Corpus(run.pool)
-    rows = _read_rows(corpus, warmup_rows(corpus.num_rows, config.fraction, seed))
+    rows = corpus.rows_at(warmup_rows(corpus.num_rows, config.fraction, seed))
     set_seed(seed)
     model = add_lora(load_base_model(model_config, pick_device()), config.lora)
     probe(model, rows)
@@ -116,15 +115,3 @@ def warmup_rows(num_rows: int, fraction: float, seed: int) -> list[int]:
     """Positions of a random `fraction` of the rows, at least one, in the order drawn."""
     count = max(1, int(num_rows * fraction + 1e-9))
     return [int(position) for position in np.random.default_rng(seed).permutation(num_rows)[:count]]
-
-
-def _read_rows(corpus: Corpus, positions: Sequence[int]) -> list[EncodedRow]:
-    wanted = set(positions)
-    found: dict[int, EncodedRow] = {}
-    for start in range(0, corpus.num_rows, 1024):
-        stop = min(start + 1024, corpus.num_rows)
-        hits = [position for position in range(start, stop) if position in wanted]
-        if hits:
-            block = corpus.rows(start, stop)
-            found |= {position: block[position - start] for position in hits}
-    return [found[position] for position in positions]

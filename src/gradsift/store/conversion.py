@@ -23,13 +23,13 @@ def quantize(source: FeatureStore, bits: int, folder: Path) -> FeatureStore:
     dtype = f"int{bits}"
     _require_original(source, folder)
     writer = _writer(source, folder, dtype)
-    if writer.is_finished():
+    if writer.is_finished(source.positions):
         logger.info("quantize: %s is finished", folder)
         return FeatureStore(folder)
     source.verify()
-    writer.open()
+    writer.open(source.positions)
     missing = writer.missing()
-    with Progress("quantize", sum(stop - start for start, stop in map(writer.bounds, missing))) as progress:
+    with Progress("quantize", sum(len(writer.rows(shard)) for shard in missing)) as progress:
         for index in missing:
             shard = source.shard(index)
             writer.write(index, source.features(shard))
@@ -47,5 +47,15 @@ def _require_original(source: FeatureStore, folder: Path) -> None:
 def _writer(source: FeatureStore, folder: Path, dtype: str) -> StoreWriter:
     shard_rows = max((record["rows"] for record in source.manifest["shards"]), default=1)
     return StoreWriter(
-        folder, {**source.meaning, "dtype": dtype}, list(source.keys()), shard_rows, quantized_from=source.dtype
+        folder, {**source.meaning, "dtype": dtype}, _corpus_keys(source), shard_rows, source.dtype, source.shard_rows
     )
+
+
+def _corpus_keys(source: FeatureStore) -> list[tuple[str, str]]:
+    """By position in the corpus; of rows that the store doesn't hold nothing is known, and nothing is asked."""
+    if source.positions is None:
+        return list(source.keys())
+    keys = [("", "")] * (max(source.positions, default=-1) + 1)
+    for position, key in zip(source.positions, source.keys(), strict=True):
+        keys[position] = key
+    return keys

@@ -7,7 +7,7 @@ and the checksums of its bytes, so that nothing is believed of a shard that it d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from gradsift.store.blocks import Span, require_whole, spans_of
 from gradsift.store.headers import Header, read_header
 from gradsift.store.meaning import BEFORE, JOINED_FIELDS, flattened
 from gradsift.store.quantization import BITS, unpacked
+from gradsift.store.rows import positions_in
 from gradsift.store.shards import DTYPES, Shard, read_shard, row_form
 
 FORMAT, FORMAT_VERSION = "gradsift feature store", 1
@@ -27,21 +28,49 @@ REMEDY = f"delete it and {MANIFEST}, and run again"
 
 
 class FeatureStore:
-    """A finished store, opened by its manifest; `keys`: (source, id) of the rows that it must hold, in order.
+    """A finished store, opened by its manifest; `keys`: (source, id) of the rows of its corpus, in order.
 
-    Raises StoreDamaged where there is none, or another number of rows, and where a shard that is read isn't the one
-    that was written; StoreMismatch where the manifest has another format or version.
+    It must hold them all, or those that its list of rows says. Raises StoreDamaged where there is none, or another
+    number of rows, and where a shard that is read isn't the one that was written; StoreMismatch where the manifest has
+    another format or version.
     """
 
     def __init__(self, folder: Path, keys: Sequence[tuple[str, str]] | None = None) -> None:
         if not (folder / MANIFEST).is_file():
             raise StoreDamaged(f"{folder}: no {MANIFEST} there: not a feature store, or an unfinished one")
-        self.folder, self._keys = folder, keys
+        self.folder = folder
         self.manifest: dict[str, Any] = _manifest(folder / MANIFEST)
-        if keys is not None and len(keys) != self.num_rows:
-            raise StoreDamaged(f"{folder}: holds {self.num_rows} rows, not {len(keys)}: delete {MANIFEST}, run again")
+        self.positions = _positions(folder, self.manifest["shards"])
+        """Of the rows in the corpus, in the order in which they are stored; None: all rows in theirs."""
+        self.num_corpus_rows = self.num_rows if keys is None else len(keys)
+        self._keys = None if keys is None else self._stored_keys(keys)
         self._meaning = fingerprint(self.meaning)
         self._bounds = list(accumulate((record["rows"] for record in self.manifest["shards"]), initial=0))
+
+    def _stored_keys(self, keys: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+        """Of the rows that it holds."""
+        if self.positions is None:
+            if len(keys) != self.num_rows:
+                raise StoreDamaged(
+                    f"{self.folder}: holds {self.num_rows} rows, not {len(keys)}: delete {MANIFEST}, run again"
+                )
+            return keys
+        if not all(0 <= position < len(keys) for position in self.positions):
+            raise StoreDamaged(f"{self.folder}: lists rows that there aren't: delete the folder, and run again")
+        return [keys[position] for position in self.positions]
+
+    @property
+    def shard_rows(self) -> dict[int, list[int]] | None:
+        """Positions of the rows, by the place of their shard; None of a store of all rows."""
+        if self.positions is None:
+            return None
+        return {place: self.positions[slice(*self._bounds[place : place + 2])] for place in range(self.num_shards)}
+
+    def lacks(self, wanted: Iterable[int] | None) -> bool:
+        """Whether it is without one of these rows of the corpus; None: of all."""
+        if self.positions is None:
+            return False
+        return not set(self.positions).issuperset(range(self.num_corpus_rows) if wanted is None else wanted)
 
     @property
     def meaning(self) -> dict[str, Any]:
@@ -148,6 +177,16 @@ def _manifest(path: Path) -> dict[str, Any]:
     if num_rows != facts["num_rows"] or not form:
         raise damaged(path, f"{facts['num_rows']} rows, {num_rows} in the shards it lists")
     return facts
+
+
+def _positions(folder: Path, shards: Sequence[Mapping[str, Any]]) -> list[int] | None:
+    rows = positions_in(folder, [record["file"] for record in shards])
+    if rows is None:
+        return None
+    for record, positions in zip(shards, rows, strict=True):
+        if len(positions) != record["rows"]:
+            raise StoreDamaged(f"{folder / record['file']}: has {record['rows']} rows, {len(positions)} are listed")
+    return [position for positions in rows for position in positions]
 
 
 def _rows_in(record: dict[str, Any]) -> int:
