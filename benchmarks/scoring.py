@@ -127,7 +127,7 @@ def _forget(paths: list[Path]) -> None:
 def _show_checks(store: FeatureStore, side: TargetSide) -> None:
     """Time of scoring a store over what is left of it without the checksums of its blocks, from the page cache."""
     few = TargetSide(side.name, side.subtasks, side.directions[:1], 0, "")
-    block_RK = torch.randn(block_rows(store.dim), store.dim).half()
+    block_RK = torch.randn(block_rows(torch.float16, store.dim), store.dim).half()
     whole = min(_wall(lambda: _scores([store], few)) for _ in range(5))
     num_blocks = -(-store.num_rows // len(block_RK))
     checks = min(_wall(lambda: checksum(block_RK)) for _ in range(50)) * num_blocks / torch.get_num_threads()

@@ -13,6 +13,8 @@ import yaml
 from runs import conversation, gradsift, tiny_run, write_jsonl
 
 from gradsift.comparison import run
+from gradsift.comparison.plan import cells
+from gradsift.config import load_config
 from gradsift.machine.artifact import read_json
 
 METHODS = ["less", "random", "rds", "full"]
@@ -334,3 +336,19 @@ def test_candidates_cost_what_picks_them_and_their_share_of_the_gradients(
     whole, screened = flops
     assert screened["rds"] == whole["rds"]
     assert 2 * whole["rds"] < screened["less"] < whole["less"]
+
+
+def test_settings_of_a_method_leave_the_cells_of_others_as_they_were(tmp_path: Path) -> None:
+    def inputs(*overrides: str) -> dict[str, str]:
+        compared = {"methods": ["less", "bm25", "tov"], "seeds": [0]}
+        config = load_config(tiny_run(tmp_path, Path("model"), compare=compared), overrides)
+        return {cell.label: run._inputs(config, cell) for cell in cells(config)}
+
+    def changed(*overrides: str) -> set[str]:
+        before, now = inputs(), inputs(*overrides)
+        return {label for label in before if before[label] != now[label]}
+
+    assert changed("baselines.tov.epochs=9") == {"tov"}
+    assert changed("features.candidates={method: bm25}") == {"less"}
+    assert changed("features.candidates={method: tov}", "baselines.tov.epochs=9") == {"less", "tov"}
+    assert changed("warmup.epochs=9") == {"less", "bm25", "tov"}

@@ -214,27 +214,61 @@ def test_sketch_equals_the_dense_matrix_of_its_plan(size: int, dim: int) -> None
     torch.testing.assert_close(features_BK, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [7, 64, 203])
-def test_sketch_of_devices_with_costly_calls_is_the_same(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks, shapes = {"A": torch.randn(2, 1, size, generator=torch.Generator().manual_seed(0))}, {"A": (1, size)}
-    expected = projected("sketch", blocks, dim=8, shapes=shapes)
+@pytest.mark.parametrize("size", [64, 80, 203])
+def test_sketch_of_devices_with_costly_calls_is_the_same(size: int) -> None:
+    block_BD = torch.randn(2, size, generator=torch.Generator().manual_seed(0))
+    expected = projected("sketch", {"A": block_BD[:, None]}, dim=8, shapes={"A": (1, size)})
+    found, plan = torch.zeros(2, 8), sketch_plan(0, "A", size, dim=8)
 
-    monkeypatch.setattr(projection, "_add_rolled", projection._add_gathered)
+    projection._add_gathered(found, block_BD[:, :40], plan, first_chunk=0)
+    projection._add_gathered(found, block_BD[:, 40:], plan, first_chunk=5)
 
-    torch.testing.assert_close(projected("sketch", blocks, dim=8, shapes=shapes), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("step", [1, 5, 16, 48, 100])
 @pytest.mark.parametrize("kind", PROJECTORS)
-def test_a_block_given_in_pieces_is_projected_as_a_whole_one(kind: str) -> None:
+def test_a_block_given_in_pieces_is_projected_as_a_whole_one(kind: str, step: int) -> None:
     block_BD, shapes = torch.randn(2, 203, generator=torch.Generator().manual_seed(0)), {"A": (7, 29)}
     projector = build_projector(ProjectionConfig(kind=kind, dim=16), shapes)
     features_BK = torch.zeros(2, projector.dim)
 
-    for start in range(0, 203, 48):
-        projector.add(features_BK, block_BD[:, start : start + 48], "A", start)
+    for start in range(0, 203, step):
+        projector.add(features_BK, block_BD[:, start : start + step], "A", start)
 
     expected = projected(kind, {"A": block_BD.view(2, 7, 29)}, shapes=shapes)
     torch.testing.assert_close(features_BK, expected, rtol=1e-5, atol=1e-5)
+    assert kind == "rademacher" or torch.equal(features_BK, expected)
+
+
+def naive_plan(size: int, dim: int, words: Tensor) -> tuple[Tensor, list[int], list[int]]:
+    """Signs of all K positions, signs of chunks and shifts, from the words [rounds, K, 4] of `sketch_plan`."""
+    num_chunks = -(-size // dim)
+    shifts = words[..., 2].argsort(dim=1, stable=True).flatten()[:num_chunks]
+    signs = 1 - 2 * (words[..., :2] & 1)
+    return signs[..., 0], signs[..., 1].flatten()[:num_chunks].tolist(), shifts.tolist()
+
+
+@pytest.mark.parametrize("with_ties", [False, True])
+@pytest.mark.parametrize(("size", "dim"), [(3, 8), (9, 8), (60, 8), (65, 8), (203, 3), (3, 1), (1000, 4096)])
+def test_a_plan_is_what_a_sort_of_all_words_gives(
+    size: int, dim: int, with_ties: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if with_ties:
+        monkeypatch.setattr(projection, "philox", lambda *drawn: philox(*drawn) % 4)
+    num_rounds = -(-size // dim**2)
+    words = projection.philox(philox_key(0, "A", "sketch"), 0, num_rounds * dim, torch.device("cpu"))
+    position_signs, chunk_signs, shifts = naive_plan(size, dim, words.view(num_rounds, dim, 4))
+
+    plan = sketch_plan(0, "A", size, dim)
+
+    assert torch.equal(plan.position_signs, position_signs[:, :size])
+    assert (list(plan.chunk_signs), list(plan.shifts)) == (chunk_signs, shifts)
+
+
+def test_a_plan_takes_a_byte_for_each_position_that_exists() -> None:
+    assert sketch_plan(0, "A", size=1000, dim=4096).position_signs.nbytes == 1000
+    assert sketch_plan(0, "A", size=10_000, dim=4096).position_signs.nbytes == 4096
 
 
 def test_sketch_shifts_of_one_round_are_distinct() -> None:

@@ -26,7 +26,6 @@ from gradsift.model import (
 )
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.filterwarnings("ignore")  # of numpy, in the reader
 
 
 @pytest.fixture(scope="module")

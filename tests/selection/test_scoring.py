@@ -14,12 +14,10 @@ from torch.nn.functional import cosine_similarity
 from gradsift.errors import UserError
 from gradsift.model.checkpoints import load_checkpoint
 from gradsift.selection.scoring import (
-    IntegerProducts,
     ScoreConfig,
     checkpoint_weights,
     combined,
     influence_scores,
-    integers_are_fast,
     scored_subtasks,
     subtask_directions,
 )
@@ -49,23 +47,6 @@ def test_cosine_of_mean_is_the_cosine_with_the_mean_gradient() -> None:
     pool, target = rows(3, 0), rows(5, 1)
     found = influence_scores(pool, pool.norm(dim=1), directions(target, "cosine_of_mean"))
     assert torch.allclose(found[:, 0], cosine_similarity(pool, target[[1, 3]].mean(dim=0)[None]), atol=1e-6)
-
-
-def test_integer_products_are_of_directions_with_16_bits() -> None:
-    if not integers_are_fast(300):
-        pytest.skip("int8 products aren't exact here")
-    levels = torch.arange(-32_639, 32_640).split(300)[:-1]  # every level that an entry can have
-    directions_GK = torch.stack(levels).float() * 1e-4
-    directions_GK[:, 0] = 3.2639  # the largest of each: its step is then 1e-4
-    rows_RK = torch.randint(-127, 128, (5, 300), generator=torch.Generator().manual_seed(0), dtype=torch.int8)
-    expected_GR = directions_GK.double() @ rows_RK.double().T
-    assert torch.allclose(IntegerProducts(directions_GK)(rows_RK).double(), expected_GR, rtol=1e-6, atol=1e-2)
-
-
-def test_a_direction_of_zeros_gives_zeros() -> None:
-    if not integers_are_fast(12):
-        pytest.skip("int8 products aren't exact here")
-    assert not IntegerProducts(torch.zeros(2, 12))(torch.ones(3, 12, dtype=torch.int8)).any()
 
 
 def test_slices_give_what_one_pass_gives() -> None:

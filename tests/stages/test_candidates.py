@@ -223,3 +223,15 @@ def test_scoring_before_the_candidates_have_features_is_refused(
     more = "features.candidates={method: bm25, fraction: 0.8}"
     assert gradsift("score", finished / "config.yaml", f"run_dir={begun}", more) == 2
     assert "candidates for target sums: run `gradsift features` first" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_processes_of_their_own_make_the_same_rows(begun: Path, run: Any) -> None:
+    assert run(CANDIDATES) == 0
+    alone = {store.name: stored_features(store) for store in stores(begun)}
+    shutil.rmtree(begun / "features")
+    assert run(CANDIDATES, "executor.workers=2", config="two.yaml") == 0
+    for store in stores(begun):
+        found = stored_features(store)
+        assert all(torch.allclose(found[row_id], row, atol=1e-6) for row_id, row in alone[store.name].items())
+        assert set(found) == best(begun) | best(begun, "more")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradsift.errors import StoreDamaged
-from gradsift.selection import scoring
+from gradsift.selection import Influence, build_products, products
 from gradsift.stages.score import TargetSide, pool_influences
 from gradsift.store import blocks
 from gradsift.store.quantization import BITS
@@ -24,6 +24,7 @@ NUM_ROWS, DIM, WEIGHTS = 70, 27, [0.25, 0.75]
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "BLOCK_VALUES", 5 * DIM)
+    monkeypatch.setattr(blocks, "QUANTISED_BLOCK_BYTES", 5 * DIM)
     monkeypatch.setattr(blocks, "BLOCKS_IN_SPAN", 2)
 
 
@@ -84,14 +85,27 @@ def test_scores_are_the_naive_sum_over_checkpoints(tmp_path: Path, threads: int,
 def test_scores_of_a_quantised_store_are_the_naive_sum_of_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, fast: bool
 ) -> None:
-    if fast and not scoring.integers_are_fast(DIM):
+    if fast and not products.integers_are_fast():
         pytest.skip("int8 products aren't exact here")
-    monkeypatch.setattr(scoring, "integers_are_fast", lambda _: fast)
+    monkeypatch.setattr(products, "integers_are_fast", lambda: fast)
     stores, target = [store(tmp_path / str(index), index, dtype) for index in range(2)], side("a", 3, seed=5)
     [found] = pool_influences(stores, WEIGHTS, [target])
-    # Directions have 16 bits: an entry is off by 1 / 65,278 of the largest, a product by that times √K at most.
-    bound = 4 / 65_278 * max(float(direction.abs().max()) for direction in target.directions) * DIM**0.5
-    assert torch.allclose(found.double(), naive(stores, target), atol=bound if fast else 1e-6)
+    # Directions have 16 bits, of signs 8: an entry is off by a part of the largest, a product by that times √K at most.
+    part = 1 / 254 if dtype == "int1" else 4 / 65_278 if fast else 1e-7
+    bound = part * max(float(direction.abs().max()) for direction in target.directions) * DIM**0.5
+    assert torch.allclose(found.double(), naive(stores, target), atol=bound)
+
+
+def test_a_store_of_blocks_as_they_were_before_has_the_same_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, stores = side("a", 3, seed=5), [store(tmp_path / "now", 0, "int1")]
+    with monkeypatch.context() as before:
+        before.setattr(blocks, "QUANTISED_BLOCK_BYTES", 1)
+        stores.append(store(tmp_path / "before", 0, "int1"))
+    assert [next(each.spans()).block_rows for each in stores] == [33, 1]
+    [[now], [before]] = (pool_influences([each], [1.0], [target]) for each in stores)
+    assert torch.equal(now, before)
 
 
 @pytest.mark.parametrize("dtype", ["float32", *BITS])
@@ -104,7 +118,7 @@ def test_rows_of_a_store_that_holds_some_score_as_in_one_of_all_rows(tmp_path: P
     both = [5, 44, 60]
     assert found.shape == (NUM_ROWS, 3)
     assert (~found.isnan()).all(dim=1).nonzero()[:, 0].tolist() == both
-    if dtype != "float32" and scoring.integers_are_fast(DIM):
+    if dtype != "float32" and products.integers_are_fast():
         assert torch.equal(found[both], expected[both])
     assert torch.allclose(found[both], expected[both], atol=1e-6)
 
@@ -117,7 +131,7 @@ def test_a_quantised_store_keeps_the_best_rows(tmp_path: Path, dtype: str, least
     best = []
     for name in ("float32", dtype):
         tensors = stored(values_NK, name)
-        influence = scoring.Influence(directions_GK, name)
+        influence = Influence(build_products(directions_GK, name))
         scores_NG = influence.scores([tensors["features"]], tensors["norms"] / tensors["scales"])
         best.append(set(scores_NG.amax(dim=1).topk(100).indices.tolist()))
     assert len(best[0] & best[1]) / 100 >= least

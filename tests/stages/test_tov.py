@@ -119,6 +119,11 @@ def test_a_new_target_takes_a_training_and_a_pass_of_its_own(copied: Path) -> No
     after = {path: path.stat().st_mtime_ns for path in copied.parent.glob("run/features/**/shard-*")}
     assert after.items() >= before.items()
     assert {path.parent.name for path in after.keys() - before.keys()} == {"more"}
+    one_by_one = {name: losses(copied.parent, f"tov/{name}") for name in ("sums", "more")}
+    shutil.rmtree(copied.parent / "run" / "features")
+    assert gradsift("run", copied, *UNTIL_SELECT) == 0
+    assert {name: losses(copied.parent, f"tov/{name}") for name in one_by_one} == one_by_one
+    assert one_by_one["sums"] != one_by_one["more"]
 
 
 def test_a_training_with_other_settings_is_refused(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:

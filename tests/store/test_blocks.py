@@ -27,13 +27,14 @@ def shard(folder: Path, dtype: torch.dtype = torch.float16) -> dict[str, torch.T
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of three rows, spans of two blocks."""
     monkeypatch.setattr(blocks, "BLOCK_VALUES", 3 * DIM)
+    monkeypatch.setattr(blocks, "QUANTISED_BLOCK_BYTES", 3 * DIM)
     monkeypatch.setattr(blocks, "BLOCKS_IN_SPAN", 2)
 
 
 @pytest.mark.parametrize("dtype", STORED_DTYPES.values())
 def test_blocks_are_the_shards_rows(tmp_path: Path, small: None, dtype: torch.dtype) -> None:
     tensors, reader = shard(tmp_path, dtype), SpanReader()
-    spans = list(spans_of(read_header(tmp_path / "shard"), DIM))
+    spans = list(spans_of(read_header(tmp_path / "shard")))
     found = [block.clone() for span in spans for block in reader.blocks(span)]
     assert [len(block) for block in found] == [3, 3, 3, 3, 3, 3, 3, 2]
     assert torch.equal(torch.cat(found), tensors["features"])
@@ -41,13 +42,17 @@ def test_blocks_are_the_shards_rows(tmp_path: Path, small: None, dtype: torch.dt
 
 def test_numbers_are_those_of_the_spans_rows(tmp_path: Path, small: None) -> None:
     tensors = shard(tmp_path)
-    found = [span.norms_R for span in spans_of(read_header(tmp_path / "shard"), DIM)]
+    found = [span.norms_R for span in spans_of(read_header(tmp_path / "shard"))]
     assert [len(norms_R) for norms_R in found] == [6, 6, 6, 5]
     assert torch.equal(torch.cat(found), tensors["norms"])
 
 
 def test_a_block_has_one_row_at_least() -> None:
-    assert block_rows(10**9) == 1
+    assert block_rows(torch.float16, 10**9) == block_rows(torch.int8, 10**9) == 1
+
+
+def test_a_block_of_few_bits_has_rows_enough_for_a_product() -> None:
+    assert block_rows(torch.int8, 131_072 // 8) == 384
 
 
 @pytest.mark.parametrize("left", [0, 5, 100, -1])
@@ -56,12 +61,12 @@ def test_truncated_shard_is_named(tmp_path: Path, left: int) -> None:
     content = (tmp_path / "shard").read_bytes()
     (tmp_path / "shard").write_bytes(content[:left])
     with pytest.raises(StoreDamaged, match="shard"):
-        list(spans_of(read_header(tmp_path / "shard"), DIM))
+        list(spans_of(read_header(tmp_path / "shard")))
 
 
 def test_shard_that_shrinks_while_it_is_read_is_named(tmp_path: Path) -> None:
     shard(tmp_path)
-    [span] = spans_of(read_header(tmp_path / "shard"), DIM)
+    [span] = spans_of(read_header(tmp_path / "shard"))
     content = (tmp_path / "shard").read_bytes()
     (tmp_path / "shard").write_bytes(content[:-1])
     with pytest.raises(StoreDamaged, match="ends too early"):
@@ -70,4 +75,4 @@ def test_shard_that_shrinks_while_it_is_read_is_named(tmp_path: Path) -> None:
 
 def test_missing_shard_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreDamaged, match="shard"):
-        list(spans_of(read_header(tmp_path / "shard"), DIM))
+        list(spans_of(read_header(tmp_path / "shard")))

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradsift.store.quantization import BITS, packed, packed_width, quantized, unpacked
+from gradsift.store.quantization import (
+    BITS,
+    LEVEL_FACTORS,
+    multiples_of_levels,
+    packed,
+    packed_width,
+    quantized,
+    unpacked,
+)
 
 ALL_BITS = sorted(BITS.values())
 
@@ -63,7 +71,12 @@ def test_a_row_that_is_not_finite_has_a_scale_that_says_so(bits: int, value: flo
     assert quantized(features_RK, bits)[1].isfinite().tolist() == [True, False]
 
 
-def test_unpacking_uses_the_buffer_given() -> None:
-    levels_RK, _ = quantized(rows(dim=16), 4)
-    buffer = torch.empty(9, 16, dtype=torch.int8)
-    assert unpacked(packed(levels_RK, 4), 4, buffer) is buffer
+@pytest.mark.parametrize("bits", ALL_BITS)
+def test_levels_of_a_part_are_the_unpacked_ones_times_its_factor(bits: int) -> None:
+    packed_RP = torch.arange(-128, 128).to(torch.int8).repeat(2, 1)  # every byte that there is
+    expected_RK = unpacked(packed_RP, bits)
+    if bits == 1:
+        expected_RK = (expected_RK < 0).to(torch.int8)
+    for part, factor in enumerate(LEVEL_FACTORS[bits]):
+        found_RP = multiples_of_levels(packed_RP, bits, part, torch.empty_like(packed_RP))
+        assert torch.equal(found_RP.int(), expected_RK.split(256, dim=1)[part].int() * factor)

@@ -162,6 +162,9 @@ def test_a_list_that_was_lost_swapped_or_damaged_is_refused(tmp_path: Path) -> N
         rows_of(FeatureStore(tmp_path / "swapped", KEYS))
     with pytest.raises(RunFolderError, match="damaged"):
         FeatureStore(tmp_path / "damaged", KEYS)
+    for opened in (FeatureStore, lambda folder, keys: StoreWriter(folder, meaning(), keys, 2)):
+        with pytest.raises(StoreDamaged, match="lists rows that there aren't"):
+            opened(tmp_path / "odd", KEYS[:9])
 
 
 def test_a_quantised_store_has_the_same_rows_and_does_not_grow(tmp_path: Path) -> None:

@@ -28,8 +28,11 @@ class FeatureMaker:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Features of the batch, float32 [B, K]."""
-        features_BK = torch.zeros(len(batch.input_ids_BT), self.projector.dim, device=batch.input_ids_BT.device)
-        for rows, part in alike_parts(self.gradients.model, batch):
+        parts = alike_parts(self.gradients.model, batch)
+        if len(parts) == 1:  # a part has its rows in the batch's order
+            return self._of_alike_rows(parts[0][1])
+        features_BK = torch.empty(len(batch.input_ids_BT), self.projector.dim, device=batch.input_ids_BT.device)
+        for rows, part in parts:
             features_BK[rows] = self._of_alike_rows(part)
         return features_BK
 
@@ -45,8 +48,7 @@ class FeatureMaker:
     def _add(self, features_BK: Tensor, gradients_BD: Tensor, name: str) -> None:
         """Add a matrix's part to the features, piece by piece; the gradients are overwritten."""
         num_rows, size = gradients_BD.shape
-        pieces = max(1, PIECE_FLOATS // (num_rows * self.projector.piece))
-        step = size if gradients_BD.is_cuda else pieces * self.projector.piece
+        step = size if gradients_BD.is_cuda else max(1, PIECE_FLOATS // num_rows)
         for start in range(0, size, step):
             piece_BD = gradients_BD[:, start : start + step]
             terms = self.terms[name].part(start, start + piece_BD.shape[1]) if self.terms else None

@@ -19,6 +19,7 @@ from gradsift.gradients import (
     AdamTerms,
     PerExampleGradients,
     ProjectionConfig,
+    Projector,
     adam_terms,
     build_projector,
     probe_gradients,
@@ -50,6 +51,7 @@ class LoadedCheckpoint:
     checkpoint: Checkpoint
     gradients: PerExampleGradients
     terms: dict[str, AdamTerms]
+    projector: Projector
 
 
 @dataclass(frozen=True)
@@ -104,27 +106,29 @@ class Makers:
         return self._base
 
     def _gradients(self, loaded: LoadedCheckpoint, form: AdamForm) -> Maker:
-        projector = build_projector(self.projection, loaded.gradients.shapes)
         terms = loaded.terms if form == self.adam else {}
-        return FeatureMaker(loaded.gradients, form, terms, projector)
+        return FeatureMaker(loaded.gradients, form, terms, loaded.projector)
 
     def _at(self, checkpoint: Checkpoint) -> LoadedCheckpoint:
         """The model with that checkpoint's adapter; the base is loaded once for adapters of the same config."""
         if self._checkpoint is not None and self._checkpoint.checkpoint == checkpoint:
             return self._checkpoint
-        gradients = self._gradients_at(checkpoint)
-        self._checkpoint = LoadedCheckpoint(checkpoint, gradients, self._terms(checkpoint, gradients.shapes))
+        gradients, projector = self._gradients_at(checkpoint)
+        terms = self._terms(checkpoint, gradients.shapes)
+        self._checkpoint = LoadedCheckpoint(checkpoint, gradients, terms, projector)
         return self._checkpoint
 
-    def _gradients_at(self, checkpoint: Checkpoint) -> PerExampleGradients:
+    def _gradients_at(self, checkpoint: Checkpoint) -> tuple[PerExampleGradients, Projector]:
+        """The model with hooks, and the projector of its matrices, which remembers its random choices."""
         before, self._checkpoint = self._checkpoint, None  # never two models at once, nor two checkpoints' moments
         if before is not None and before.checkpoint.adapter == checkpoint.adapter:
             before.terms.clear()
             load_adapter(before.gradients.model, checkpoint, before.gradients.shapes)
-            return before.gradients
+            return before.gradients, before.projector
         del before
         self._is_probed = False
-        return PerExampleGradients(lora_at(self.model, checkpoint, self.device))
+        gradients = PerExampleGradients(lora_at(self.model, checkpoint, self.device))
+        return gradients, build_projector(self.projection, gradients.shapes)
 
     def _terms(self, checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, AdamTerms]:
         if self.adam not in ("reference", "adamw"):

@@ -15,7 +15,7 @@ from gradsift.features.settings import FeaturesConfig
 from gradsift.features.work import Unit, store_writer
 from gradsift.machine import peak_share, pick_device
 from gradsift.model import ModelConfig
-from gradsift.store import StoreWriter
+from gradsift.store import ShardBuilder, StoreWriter
 
 
 class FeatureWorker:
@@ -37,12 +37,13 @@ class FeatureWorker:
         rows = self._corpora[task.folder].rows_at(unit.rows)
         maker = self._makers.maker(task.origin, task.meaning.get("gradient", "sgd"))
         self._makers.probe_once(rows)
-        features_RK = torch.empty(unit.num_rows, task.dim, device=self._device)
-        self._fill(features_RK, rows, maker, report)
-        self._writers[task.folder].write(unit.shard, features_RK)
+        writer = self._writers[task.folder]
+        builder = writer.builder(unit.shard)
+        self._fill(builder, rows, maker, report)
+        writer.write_built(unit.shard, builder)
 
-    def _fill(self, features_RK: torch.Tensor, rows: Sequence[EncodedRow], maker: Maker, report: Report) -> None:
-        """Put the features of the rows into `features_RK`, in their order."""
+    def _fill(self, builder: ShardBuilder, rows: Sequence[EncodedRow], maker: Maker, report: Report) -> None:
+        """Put the features of the rows into the shard, batch by batch."""
         lengths = [row.num_tokens for row in rows]
         waiting = by_length(lengths)
         while waiting:
@@ -50,7 +51,7 @@ class FeatureWorker:
             batch = [rows[position] for position in positions]
             done_BK = self._attempt(maker, batch)
             if done_BK is not None:
-                features_RK[positions] = done_BK
+                builder.put(positions, done_BK)
                 waiting = waiting[len(positions) :]
                 report(len(batch), sum(row.num_tokens for row in batch))
 

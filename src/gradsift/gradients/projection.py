@@ -23,6 +23,9 @@ from gradsift.machine import compute_threads
 PROJECTION_VERSION = 2
 """Raised whenever the numbers of a projector change: stores of two versions don't match."""
 
+GATHERED_CHUNKS = 8
+"""Above so many chunks a GPU adds all at once: filling up the last is little then, and calls are many."""
+
 RADEMACHER_BLOCK_FLOATS = 1 << 19
 """Signs that a thread holds at once: 2 MB, as much as a core's cache."""
 RADEMACHER_LANES = 8
@@ -46,11 +49,6 @@ class Projector(Protocol):
 
     dim: int
 
-    @property
-    def piece(self) -> int:
-        """A block can be given in pieces that start at multiples of this many coordinates."""
-        ...
-
     def add(self, features_BK: Tensor, block_BOI: Tensor, parameter: str, start: int = 0) -> None:
         """Add the projection of `block_BOI` to `features_BK`, in place, in float32.
 
@@ -61,8 +59,6 @@ class Projector(Protocol):
 
 class Identity:
     """The gradient itself: every parameter at its own offset, in the model's order. For tests and tiny models."""
-
-    piece = 1
 
     def __init__(self, config: ProjectionConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._offsets: dict[str, int] = {}
@@ -83,7 +79,8 @@ class SketchPlan:
     """The random choices of a sketch for one parameter: ±1 by position in the chunk, and ±1 and a shift by chunk."""
 
     position_signs: Tensor
-    """float32 [num_chunks / K rounded up, K]: one row serves K chunks, as many as there are shifts."""
+    """int8 [num_chunks / K rounded up, K], or as few columns as the parameter has numbers: one row serves K chunks, as
+    many as there are shifts."""
     chunk_signs: tuple[int, ...]
     shifts: tuple[int, ...]
 
@@ -94,19 +91,21 @@ class Sketch:
     Chunk c, position k goes to bucket (shift_c + k) mod K with sign a_c b_k. The shifts of a parameter are distinct,
     so two coordinates never meet with the same sign pattern around them: inner products are unbiased with variance
     at most (|x|²|y|² + (x·y)²) / (K - 1), as for independent signs, whatever the structure of the gradient. No index
-    table, no atomics, sums in fixed order, one pass over the block.
+    table, no atomics, sums in fixed order, one pass over the block, whose pieces give the bits of the whole.
     """
 
     def __init__(self, config: ProjectionConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.dim = self.piece = config.dim
+        self.dim = config.dim
         self._seed, self._shapes = config.seed, shapes
         self._plans: dict[str, SketchPlan] = {}
 
     def add(self, features_BK: Tensor, block_BOI: Tensor, parameter: str, start: int = 0) -> None:
         """Add the sketch of the block."""
-        assert start % self.dim == 0, "a piece must start where a chunk does"
-        add_chunks = _add_gathered if block_BOI.is_cuda else _add_rolled
-        add_chunks(features_BK, block_BOI.flatten(1), self._plan(parameter, block_BOI.device), start // self.dim)
+        block_BD, plan = block_BOI.flatten(1), self._plan(parameter, block_BOI.device)
+        if block_BD.is_cuda and start % self.dim == 0 and block_BD.shape[1] > GATHERED_CHUNKS * self.dim:
+            _add_gathered(features_BK, block_BD, plan, start // self.dim)
+        else:
+            _add_rolled(features_BK, block_BD, plan, start)
 
     def _plan(self, parameter: str, device: torch.device) -> SketchPlan:
         if parameter not in self._plans:
@@ -115,20 +114,40 @@ class Sketch:
         return self._plans[parameter]
 
 
-def _add_rolled(features_BK: Tensor, block_BD: Tensor, plan: SketchPlan, first_chunk: int) -> None:
-    """Add the chunks one by one, each in its two parts: one pass over the block."""
-    dim = features_BK.shape[1]
-    for chunk, chunk_BC in enumerate(block_BD.split(dim, dim=1), first_chunk):
-        sign, shift, width = plan.chunk_signs[chunk], plan.shifts[chunk], chunk_BC.shape[1]
-        signs_C = plan.position_signs[chunk // dim, :width]
-        head = min(width, dim - shift)
-        features_BK[:, shift : shift + head].addcmul_(chunk_BC[:, :head], signs_C[:head], value=sign)
+def _add_rolled(features_BK: Tensor, block_BD: Tensor, plan: SketchPlan, start: int) -> None:
+    """Add the chunks one by one, or what of them is in the block, each in its two parts: one pass over the block."""
+    dim, stop = features_BK.shape[1], start + block_BD.shape[1]
+    signs = _Signs(plan.position_signs, dim, start, stop, block_BD.dtype)
+    while start < stop:
+        chunk, position = divmod(start, dim)
+        part_BC, block_BD = block_BD.tensor_split([dim - position], dim=1)
+        width, sign, bucket = part_BC.shape[1], plan.chunk_signs[chunk], (plan.shifts[chunk] + position) % dim
+        signs_C = signs.of(chunk, position, width)
+        head = min(width, dim - bucket)
+        features_BK[:, bucket : bucket + head].addcmul_(part_BC[:, :head], signs_C[:head], value=sign)
         if head < width:
-            features_BK[:, : width - head].addcmul_(chunk_BC[:, head:], signs_C[head:], value=sign)
+            features_BK[:, : width - head].addcmul_(part_BC[:, head:], signs_C[head:], value=sign)
+        start += width
+
+
+class _Signs:
+    """The signs of the positions that a block meets, as floats, each made once however many chunks there are."""
+
+    def __init__(self, position_signs: Tensor, dim: int, start: int, stop: int, dtype: torch.dtype) -> None:
+        first, last = start // dim, (stop - 1) // dim
+        self._dim, self._first_round = dim, first // dim
+        self._first_position = start % dim if first == last else 0
+        positions = slice(self._first_position, stop - last * dim if first == last else None)
+        self._signs = position_signs[first // dim : last // dim + 1, positions].to(dtype)
+
+    def of(self, chunk: int, position: int, width: int) -> Tensor:
+        """Those of a chunk, [width] from the position on."""
+        position -= self._first_position
+        return self._signs[chunk // self._dim - self._first_round, position : position + width]
 
 
 def _add_gathered(features_BK: Tensor, block_BD: Tensor, plan: SketchPlan, first_chunk: int) -> None:
-    """Add all chunks in a handful of calls: for devices on which a call costs more than a pass over a chunk."""
+    """Add all of many chunks in a handful of calls: for devices on which a call costs more than a pass over a chunk."""
     dim = features_BK.shape[1]
     num_chunks = -(-block_BD.shape[1] // dim)
     chunks = torch.arange(first_chunk, first_chunk + num_chunks)
@@ -141,21 +160,30 @@ def _add_gathered(features_BK: Tensor, block_BD: Tensor, plan: SketchPlan, first
 
 
 def sketch_plan(seed: int, parameter: str, size: int, dim: int) -> SketchPlan:
-    """Signs and shifts for a parameter of `size` numbers, on the CPU."""
+    """Signs and shifts for a parameter of `size` numbers, on the CPU.
+
+    Shift c of a round is the position of the c-th smallest of its K random words (of equal ones the first comes first).
+    """
     num_chunks = -(-size // dim)
     num_rounds = -(-num_chunks // dim)
     key = philox_key(seed, parameter, "sketch")
     words = philox(key, 0, num_rounds * dim, torch.device("cpu")).view(num_rounds, dim, 4)
-    position_signs = 1.0 - 2.0 * (words[..., 0] & 1).float()
-    chunk_signs = (1 - 2 * (words[..., 1] & 1)).flatten()[:num_chunks]
-    shifts = words[..., 2].argsort(dim=1, stable=True).flatten()[:num_chunks]
-    return SketchPlan(position_signs, tuple(chunk_signs.tolist()), tuple(shifts.tolist()))
+    position_signs = 1 - 2 * (words[:, :size, 0] & 1).to(torch.int8)
+    chunk_signs = 1 - 2 * (words.view(-1, 4)[:num_chunks, 1] & 1)
+    chunks_left = range(num_chunks, 0, -dim)
+    shifts = [_smallest(words_K, min(left, dim)) for words_K, left in zip(words[..., 2], chunks_left, strict=True)]
+    return SketchPlan(position_signs, tuple(chunk_signs.tolist()), tuple(torch.cat(shifts).tolist()))
+
+
+def _smallest(words_K: Tensor, count: int) -> Tensor:
+    """`words_K.argsort(stable=True)[:count]`; mostly a few of many are wanted, which needs no sort of all."""
+    largest = words_K.topk(count, largest=False).values.amax()
+    candidates = (words_K <= largest).nonzero()[:, 0]
+    return candidates[words_K[candidates].argsort(stable=True)[:count]]
 
 
 class Rademacher:
     """The dense ±1/√K matrix of the paper, made block by block from counters and never held as a whole."""
-
-    piece = 1
 
     def __init__(self, config: ProjectionConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.dim, self._seed = config.dim, config.seed

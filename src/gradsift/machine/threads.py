@@ -6,6 +6,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import BoundedSemaphore
 from typing import TypeVar
 
 AHEAD = 2
@@ -15,10 +16,14 @@ Result = TypeVar("Result")
 
 
 class Threads:
-    """Threads that compute side by side."""
+    """Threads that compute side by side.
 
-    def __init__(self, count: int, pool: ThreadPoolExecutor) -> None:
-        self.count, self._pool = count, pool
+    Where there are more than cores, what computes for long holds `core` meanwhile: threads that take turns on a core
+    at every call into torch take each other's cache.
+    """
+
+    def __init__(self, count: int, pool: ThreadPoolExecutor, num_cores: int) -> None:
+        self.count, self.core, self._pool = count, BoundedSemaphore(num_cores), pool
 
     def in_order(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """`function` of every item, in the items' order; two items a thread are taken ahead, and no more."""
@@ -49,6 +54,6 @@ def compute_threads(per_core: int = 1) -> Iterator[Threads]:
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(count * per_core, "compute", torch.set_num_threads, (1,)) as pool:
-            yield Threads(count * per_core, pool)
+            yield Threads(count * per_core, pool, count)
     finally:
         torch.set_num_threads(count)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import logging
 import pickle
 from collections.abc import Iterator
@@ -52,7 +54,7 @@ class ModelConfig(BaseModel):
         return self
 
 
-def pretrained_source(config: ModelConfig) -> dict[str, Any]:
+def _pretrained_source(config: ModelConfig) -> dict[str, Any]:
     """What every `from_pretrained` of transformers is told of where a model is: no adapter, but its base.
 
     Raises ConfigError where a GGUF file isn't there, is none, or can't be read without its package.
@@ -68,7 +70,24 @@ def pretrained_source(config: ModelConfig) -> dict[str, Any]:
     path = gguf_path(config)
     # A name alone is looked up in the current folder before the model's.
     in_folder = Path(config.name_or_path).expanduser().is_dir()
-    return {**source, "gguf_file": str(path.resolve()) if in_folder else config.gguf_file}
+    return {**source, "gguf_file": str(path.absolute()) if in_folder else config.gguf_file}
+
+
+def _read(kind: Any, config: ModelConfig) -> Any:
+    """The model's config or tokenizer, `kind` being transformers' class.
+
+    The header of a GGUF takes seconds to read, and is read once, as long as the file stays as it is.
+    """
+    source = _pretrained_source(config)
+    if config.gguf_file is None:
+        return kind.from_pretrained(**source)
+    state = gguf_path(config).stat()
+    return copy.deepcopy(_read_once(kind, tuple(source.items()), (state.st_size, state.st_mtime_ns)))
+
+
+@functools.lru_cache(maxsize=8)
+def _read_once(kind: Any, source: tuple[tuple[str, Any], ...], _state: tuple[int, int]) -> Any:
+    return kind.from_pretrained(**dict(source))
 
 
 def gguf_path(config: ModelConfig) -> Path:
@@ -87,7 +106,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
     source = config if adapter is None else own if adapter.has_tokenizer else base_config(config)
     with model_errors(source):
         try:
-            tokenizer = AutoTokenizer.from_pretrained(**pretrained_source(source))
+            tokenizer = _read(AutoTokenizer, source)
         except Exception as error:  # tokenizers knows no narrower one for a damaged file
             if source.gguf_file is not None or isinstance(error, OSError | ValueError | UserError):
                 raise
@@ -110,7 +129,7 @@ def load_base_model(config: ModelConfig, device: torch.device) -> nn.Module:
     transformers chooses the attention: the fastest that the model knows and that is exact in float32 (`sdpa`), else
     `eager`. Rotary embeddings that remember the longest row so far forget it before each pass.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     adapter = find_adapter(config.name_or_path, config.revision)
     if adapter is not None:
@@ -120,11 +139,11 @@ def load_base_model(config: ModelConfig, device: torch.device) -> nn.Module:
     arguments: dict[str, Any] = {"dtype": pick_dtype(config.dtype)}
     if config.quantization:
         arguments |= {"quantization_config": _quantization(config), "device_map": {"": device}}
-    if config.gguf_file is not None:
-        arguments |= dequantised()
     with model_errors(config):
+        if config.gguf_file is not None:
+            arguments |= {"config": _read(AutoConfig, config), **dequantised()}
         found: tuple[nn.Module, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
-            **pretrained_source(config), output_loading_info=True, **arguments
+            **_pretrained_source(config), output_loading_info=True, **arguments
         )
     model, report = found
     if report["missing_keys"]:
@@ -145,7 +164,7 @@ def empty_model(config: ModelConfig) -> nn.Module:
 
     base = base_config(config)
     with model_errors(base):
-        described = AutoConfig.from_pretrained(**pretrained_source(base))
+        described = _read(AutoConfig, base)
         with torch.device("meta"):
             model: nn.Module = AutoModelForCausalLM.from_config(described, trust_remote_code=base.trust_remote_code)
     return model
@@ -157,7 +176,7 @@ def hidden_size(config: ModelConfig) -> int:
 
     base = base_config(config)
     with model_errors(base):
-        described = AutoConfig.from_pretrained(**pretrained_source(base))
+        described = _read(AutoConfig, base)
     return int(described.get_text_config().hidden_size)
 
 

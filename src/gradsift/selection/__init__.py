@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gradsift.selection.arms import ArmConfig, CompareConfig
 from gradsift.selection.fusion import fused
+from gradsift.selection.products import build_products
 from gradsift.selection.scoring import (
     Influence,
     ScoreConfig,
@@ -36,6 +37,7 @@ __all__ = [
     "ScoreConfig",
     "ScoredRows",
     "SelectConfig",
+    "build_products",
     "checkpoint_weights",
     "choose",
     "combined",

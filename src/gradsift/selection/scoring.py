@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
-from torch.nn.functional import pad
 
 from gradsift.errors import UserError
 from gradsift.selection.normalization import Normalization, normalized
-from gradsift.store import BITS, block_rows, packed_width, unpacked
-
-MAX_INTEGER_DIM = 2**31 // (128 * 128)
+from gradsift.selection.products import Products, Workspace, build_products
 
 
 class ScoreConfig(BaseModel):
@@ -95,97 +93,31 @@ def subtask_directions(
 
 def influence_scores(features_RK: Tensor, norms_R: Tensor, directions_GK: Tensor) -> Tensor:
     """Inf(z, j) at one checkpoint, float32 [R, G]; NaN for rows without a direction. METHOD section 2."""
-    blocks = features_RK.split(block_rows(features_RK.shape[1]))
-    return Influence(directions_GK, "float32").scores(blocks, norms_R)
+    return Influence(build_products(directions_GK, "float32")).scores([features_RK], norms_R)
 
 
 class Influence:
-    """Inf(z, j) of blocks of rows at one checkpoint, in buffers of its own.
+    """Inf(z, j) of blocks of rows at one checkpoint, in memory of its own.
 
     A thread has one to itself: results don't depend on which block came before, nor on how many threads there are.
+    `core` is held while a block is computed, not while it is read.
     """
 
-    def __init__(self, directions_GK: Tensor, dtype: str) -> None:
-        self._bits = BITS.get(dtype)
-        self._levels = torch.empty(0, dtype=torch.int8)
-        width = directions_GK.shape[1]
-        if self._bits is None:
-            self._products: Products = FloatProducts(directions_GK)
-            return
-        filled = packed_width(width, self._bits) * 8 // self._bits
-        directions_GK = pad(directions_GK, (0, filled - width))  # what fills a row's last byte meets zeros
-        self._products = (IntegerProducts if integers_are_fast(filled) else FloatProducts)(directions_GK)
+    def __init__(self, products: Products, core: AbstractContextManager[object] | None = None) -> None:
+        self._products, self._workspace, self._core = products, Workspace(), core or nullcontext()
 
     def scores(self, blocks: Iterable[Tensor], norms_R: Tensor) -> Tensor:
         """Float32 [R, G] of all blocks' rows as stored; NaN for those without a direction.
 
         `norms_R` are of the rows before their scale: norm / scale.
         """
-        products_GR = torch.cat([self._products(self._unpacked(stored_SK)) for stored_SK in blocks], dim=1)
+        products_GR = torch.cat([self._of_block(stored_SP) for stored_SP in blocks], dim=1)
         products_GR.div_(norms_R).masked_fill_(~usable_rows(norms_R), float("nan"))
         return products_GR.T
 
-    def _unpacked(self, stored_RK: Tensor) -> Tensor:
-        if self._bits is None or self._bits == 8:
-            return stored_RK
-        rows, width = stored_RK.shape
-        size = rows * width * 8 // self._bits
-        if self._levels.numel() < size:
-            self._levels = torch.empty(size, dtype=torch.int8)
-        return unpacked(stored_RK, self._bits, self._levels[:size].view(rows, -1))
-
-
-class Products(Protocol):
-    """Products of stored rows with all directions."""
-
-    def __init__(self, directions_GK: Tensor) -> None: ...
-    def __call__(self, rows_RK: Tensor) -> Tensor:
-        """Float32 [G, R]."""
-
-
-class FloatProducts:
-    """Products in float32, from a copy of the rows that stays in the core's cache."""
-
-    def __init__(self, directions_GK: Tensor) -> None:
-        self._directions_GK, self._buffer = directions_GK, torch.empty(0)
-
-    def __call__(self, rows_RK: Tensor) -> Tensor:
-        """Float32 [G, R]."""
-        if self._buffer.numel() < rows_RK.numel():
-            self._buffer = torch.empty(rows_RK.numel())
-        copy_RK = self._buffer[: rows_RK.numel()].view(rows_RK.shape).copy_(rows_RK)
-        return self._directions_GK @ copy_RK.T
-
-
-class IntegerProducts:
-    """Products of int8 rows, whose sums are exact, with directions rounded to 16 bits: two int8 planes.
-
-    An entry is off by 1/65,278 of its direction's largest at most, so that a cosine with a random direction is off by
-    4e-7 at K = 8192 (root of the mean square).
-    """
-
-    def __init__(self, directions_GK: Tensor) -> None:
-        steps_G1 = directions_GK.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 32639
-        levels_GK = (directions_GK / steps_G1).round()
-        high_GK = ((levels_GK + 128) / 256).floor()  # what is left is in -128 … 127
-        planes = torch.cat([high_GK, levels_GK - 256 * high_GK])
-        self._planes_KP = planes.to(torch.int8).T.contiguous()
-        self._steps_G = steps_G1[:, 0]
-
-    def __call__(self, rows_RK: Tensor) -> Tensor:
-        """Float32 [G, R]."""
-        high_RG, low_RG = torch._int_mm(rows_RK, self._planes_KP).float().chunk(2, dim=1)
-        return (low_RG + 256 * high_RG).mul_(self._steps_G).T
-
-
-def integers_are_fast(dim: int) -> bool:
-    """Whether this machine makes int8 products faster than float32 ones, exactly, and sums over `dim` fit 32 bits.
-
-    Without VNNI instructions sums of two products may overflow their 16 bits.
-    """
-    supported = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    built_for = hasattr(torch, "_int_mm") and torch.backends.mkldnn.is_available()
-    return built_for and bool(supported()) and dim <= MAX_INTEGER_DIM
+    def _of_block(self, stored_SP: Tensor) -> Tensor:
+        with self._core:
+            return self._products(stored_SP, self._workspace)
 
 
 def on_one_scale(scores_NG: Tensor, config: ScoreConfig) -> Tensor:

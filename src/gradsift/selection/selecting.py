@@ -84,7 +84,7 @@ class SelectConfig(BaseModel):
     gumbel: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Temperature t of a draw without replacement, a row's odds being exp(score / t); 0: none, the best are taken."""
     random_share: float = Field(0.0, ge=0, lt=1)
-    """Share of the budget that is drawn at random from the rows left, after the best ones."""
+    """Share of the budget that is drawn at random from the rows left, after the best ones; so arXiv 2510.00386."""
     overlap_ngrams: int = Field(13, ge=0, le=1000)
     """Rows that share this many words in a row with an item of the target are kept out; 0: none."""
 

@@ -50,6 +50,7 @@ def say_what_is_kept(run: RunFolder, candidates: Mapping[str, Sequence[int]]) ->
 def _selected_from_all(run: RunFolder, target: str) -> Iterator[tuple[str, set[int]]]:
     """The target's selections by `less` in which every row had a score: name and rows."""
     for path in sorted(run.selection(target).parent.glob("*.json")):
-        facts = read_record(path, ("settings", "rows")).facts
-        if facts["settings"]["method"] == "less" and "num_candidates" not in facts and facts["rows"]:
+        facts = read_record(path).facts
+        by_less = facts.get("settings", {}).get("method") == "less"
+        if by_less and "num_candidates" not in facts and facts.get("rows"):
             yield path.stem, set(facts["rows"])

@@ -34,6 +34,7 @@ from gradsift.model import Checkpoint
 from gradsift.selection import (
     Influence,
     ScoreConfig,
+    build_products,
     checkpoint_weights,
     combined,
     on_one_scale,
@@ -188,9 +189,10 @@ def pool_influences(
 
 def _span_scores(threads: Threads, pool: FeatureStore, directions_GK: Tensor) -> Iterator[Tensor]:
     """Scores [R, G] of a pool's spans, in their order: a thread reads and scores a span of its own at a time."""
+    products = build_products(directions_GK, pool.dtype)
     idle: SimpleQueue[tuple[SpanReader, Influence]] = SimpleQueue()
     for _ in range(threads.count):
-        idle.put((SpanReader(), Influence(directions_GK, pool.dtype)))
+        idle.put((SpanReader(), Influence(products, threads.core)))
 
     def scored(span: Span) -> Tensor:
         reader, influence = mine = idle.get()

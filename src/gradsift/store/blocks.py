@@ -18,6 +18,8 @@ from gradsift.store.headers import Header, Rows
 
 BLOCK_VALUES = 1 << 20
 """Values of a block: their float32 copies are 4 MB, which stay in a core's share of the cache."""
+QUANTISED_BLOCK_BYTES = 6 << 20
+"""Bytes of a block of quantised rows, which are multiplied as they are: 384 rows of 131,072 values of 1 bit."""
 BLOCKS_IN_SPAN = 8
 U8 = torch.uint8
 
@@ -39,19 +41,18 @@ class Span:
         return self.stop - self.start
 
 
-def spans_of(header: Header, dim: int) -> Iterator[Span]:
-    """A shard's rows in order; `dim`: values of a row. Raises StoreDamaged where the numbers beside them differ from
-    their checksums."""
-    rows = header.checks.block_rows if header.checks else block_rows(dim)
+def spans_of(header: Header) -> Iterator[Span]:
+    """A shard's rows in order. Raises StoreDamaged where the numbers beside them differ from their checksums."""
+    rows = header.checks.block_rows if header.checks else block_rows(*header.form)
     scales_N, norms_N = _numbers(header)
     for start in range(0, header.num_rows, rows * BLOCKS_IN_SPAN):
         stop = min(start + rows * BLOCKS_IN_SPAN, header.num_rows)
         yield Span(header, rows, start, stop, scales_N[start:stop], norms_N[start:stop])
 
 
-def block_rows(dim: int) -> int:
-    """Rows of `dim` values that make a block."""
-    return max(1, BLOCK_VALUES // dim)
+def block_rows(dtype: torch.dtype, width: int) -> int:
+    """Rows that make a block, which are stored as `width` numbers of that dtype each."""
+    return max(1, (QUANTISED_BLOCK_BYTES if dtype == torch.int8 else BLOCK_VALUES) // width)
 
 
 def _numbers(header: Header) -> tuple[Tensor, Tensor]:
@@ -99,10 +100,10 @@ class SpanReader:
             self._buffer = torch.empty(size, dtype=U8)
 
 
-def require_whole(header: Header, dim: int) -> None:
+def require_whole(header: Header) -> None:
     """Read a shard and hold every byte against its checksums. Raises StoreDamaged where one differs."""
     reader = SpanReader()
-    for span in spans_of(header, dim):
+    for span in spans_of(header):
         for _ in reader.blocks(span):
             pass
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import torch
+
 from gradsift.errors import UserError
 from gradsift.machine import Progress
+from gradsift.store.blocks import block_rows
 from gradsift.store.quantization import BITS
 from gradsift.store.store import FeatureStore
 from gradsift.store.writer import StoreWriter
@@ -32,7 +35,11 @@ def quantize(source: FeatureStore, bits: int, folder: Path) -> FeatureStore:
     with Progress("quantize", sum(len(writer.rows(shard)) for shard in missing)) as progress:
         for index in missing:
             shard = source.shard(index)
-            writer.write(index, source.features(shard))
+            builder, step = writer.builder(index), block_rows(torch.float32, source.dim)
+            for start in range(0, len(shard.ids), step):
+                part = shard.part(start, start + step)
+                builder.put(range(start, start + len(part.ids)), source.features(part))
+            writer.write_built(index, builder)
             progress.advance(len(shard.ids))
     return writer.finish()
 

@@ -13,6 +13,9 @@ from torch import Tensor
 BITS = {"int8": 8, "int4": 4, "int1": 1}
 """Bits of a value, by the dtype's name in a store's meaning."""
 
+LEVEL_FACTORS = {8: (1,), 4: (16, 16), 1: (1, 2, 4, 8, 16, 32, 64, -128)}
+"""What `multiples_of_levels` multiplies by, part by part; 1 bit counts as 1 where the value is negative, else 0."""
+
 
 def quantized(features_RK: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """The levels, int8 [R, K], and the scale of every row, float32 [R], so that features ≈ levels × scale.
@@ -50,14 +53,25 @@ def packed_width(dim: int, bits: int) -> int:
     return -(-dim * bits // 8)
 
 
-def unpacked(packed_RP: Tensor, bits: int, out_RK: Tensor | None = None) -> Tensor:
-    """The levels, int8 [R, P × 8 / bits]: those that were packed, and what fills the last bytes. `out_RK` is used."""
+def unpacked(packed_RP: Tensor, bits: int) -> Tensor:
+    """The levels, int8 [R, P × 8 / bits]: those that were packed, and what fills the last bytes."""
     if bits == 8:
         return packed_RP
     rows, width = packed_RP.shape
-    if out_RK is None:
-        out_RK = torch.empty(rows, width * 8 // bits, dtype=torch.int8, device=packed_RP.device)
+    out_RK = torch.empty(rows, width * 8 // bits, dtype=torch.int8, device=packed_RP.device)
     for part, out_RP in enumerate(out_RK.split(width, dim=1)):
         torch.bitwise_left_shift(packed_RP, 8 - bits * (part + 1), out=out_RP)
     out_RK.bitwise_right_shift_(8 - bits)  # arithmetic: the highest bit is the sign
     return out_RK.bitwise_or_(1) if bits == 1 else out_RK
+
+
+def multiples_of_levels(packed_RP: Tensor, bits: int, part: int, out_RP: Tensor) -> Tensor:
+    """The levels of one part of every byte, int8 [R, P], times its `LEVEL_FACTORS`: where they stand in the byte.
+
+    That takes one pass, in which `out_RP` is filled; 8 bits are given back as they are.
+    """
+    if bits == 8:
+        return packed_RP
+    if bits == 4 and part == 0:
+        return torch.bitwise_left_shift(packed_RP, 4, out=out_RP)
+    return torch.bitwise_and(packed_RP, -16 if bits == 4 else LEVEL_FACTORS[1][part], out=out_RP)

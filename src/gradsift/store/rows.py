@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
+from gradsift.errors import StoreDamaged
 from gradsift.machine import damaged, read_record, write_record
 from gradsift.store.shards import shard_name
 
@@ -47,6 +48,12 @@ def listed_rows(folder: Path) -> dict[int, Sequence[int]] | None:
     except (AttributeError, TypeError, ValueError) as error:
         raise damaged(path, f"its rows can't be read: {error!r}") from error
     return dict(sorted(rows.items()))
+
+
+def require_known(folder: Path, positions: Iterable[int], num_rows: int) -> None:
+    """Raise StoreDamaged where a store lists rows that its corpus doesn't have."""
+    if not all(0 <= position < num_rows for position in positions):
+        raise StoreDamaged(f"{folder}: lists rows that there aren't: delete the folder, and run again")
 
 
 def list_rows(folder: Path, rows: ShardRows) -> None:

@@ -34,6 +34,10 @@ class Shard:
     scales_R: Tensor
     norms_R: Tensor
 
+    def part(self, start: int, stop: int) -> Shard:
+        """Its rows `start` … `stop - 1`."""
+        return Shard(*(values[start:stop] for values in vars(self).values()))
+
 
 def row_bytes(dim: int, dtype: str) -> int:
     """Bytes of a stored row of `dim` values, with its scale and norm."""
@@ -67,11 +71,13 @@ def row_form(meaning: Mapping[str, Any]) -> tuple[torch.dtype, int]:
 
 
 def stored(features_RK: Tensor, dtype: str) -> dict[str, Tensor]:
-    """A shard's tensors: `features` in that dtype, `scales` and `norms`.
+    """A shard's tensors: `features` in that dtype, `scales` and `norms`; a row's don't depend on the rows beside it.
 
     The cosine of a quantised row is that of the row as it comes back, so its norm is too (QLESS normalises
     after quantising): with the norm from before, a row that lost length would lose influence.
     """
+    if len(features_RK) == 1:  # torch spreads the sums over one row alone over its threads, which rounds otherwise
+        return {name: tensor[:1] for name, tensor in stored(features_RK.repeat(2, 1), dtype).items()}
     if dtype in BITS:
         levels_RK, scales_R = quantized(features_RK, BITS[dtype])
         norms_R = scales_R * torch.linalg.vector_norm(levels_RK.float(), dim=1)

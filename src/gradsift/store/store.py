@@ -20,7 +20,7 @@ from gradsift.store.blocks import Span, require_whole, spans_of
 from gradsift.store.headers import Header, read_header
 from gradsift.store.meaning import BEFORE, JOINED_FIELDS, flattened
 from gradsift.store.quantization import BITS, unpacked
-from gradsift.store.rows import positions_in
+from gradsift.store.rows import positions_in, require_known
 from gradsift.store.shards import DTYPES, Shard, read_shard, row_form
 
 FORMAT, FORMAT_VERSION = "gradsift feature store", 1
@@ -55,8 +55,7 @@ class FeatureStore:
                     f"{self.folder}: holds {self.num_rows} rows, not {len(keys)}: delete {MANIFEST}, run again"
                 )
             return keys
-        if not all(0 <= position < len(keys) for position in self.positions):
-            raise StoreDamaged(f"{self.folder}: lists rows that there aren't: delete the folder, and run again")
+        require_known(self.folder, self.positions, len(keys))
         return [keys[position] for position in self.positions]
 
     @property
@@ -120,7 +119,7 @@ class FeatureStore:
     def spans(self) -> Iterator[Span]:
         """The rows in order, some at a time, not read yet."""
         for index in range(self.num_shards):
-            yield from spans_of(self._checked(index), self.dim)
+            yield from spans_of(self._checked(index))
 
     def verify(self) -> None:
         """Check every shard against its checksums; raises StoreDamaged naming the first that differs."""
@@ -129,7 +128,7 @@ class FeatureStore:
             if not path.is_file():
                 raise StoreDamaged(f"{path}: is missing; delete {MANIFEST}, and run again")
             _require_sha256(path, record["sha256"])
-            require_whole(self._checked(index), self.dim)
+            require_whole(self._checked(index))
 
     def require_files(self) -> None:
         """Raise StoreDamaged where a shard is missing."""

@@ -21,10 +21,11 @@ from gradsift.machine import (
     write_record,
 )
 from gradsift.store.blocks import block_rows, require_whole
+from gradsift.store.builder import ShardBuilder
 from gradsift.store.headers import Header, checks_of, read_header, rows_text
 from gradsift.store.meaning import require_same_meaning
-from gradsift.store.rows import ShardRows, all_rows, grown, list_rows, listed_rows
-from gradsift.store.shards import shard_name, stored
+from gradsift.store.rows import ShardRows, all_rows, grown, list_rows, listed_rows, require_known
+from gradsift.store.shards import row_form, shard_name
 from gradsift.store.store import FORMAT, FORMAT_VERSION, FeatureStore, require_described
 
 MEANING_FILE = "meaning.json"
@@ -49,9 +50,10 @@ class StoreWriter:
     ) -> None:
         self.folder, self.meaning, self._shard_rows = folder, json.loads(json.dumps(meaning)), shard_rows
         self._row_keys, self._quantized_from = row_keys, quantized_from
-        self._dim = int(self.meaning["projection"]["dim"])
         self._listed = listed_rows(folder) if rows is None else rows
         self._rows = all_rows(len(row_keys), shard_rows) if self._listed is None else self._listed
+        if self._listed is not None:
+            require_known(folder, (position for rows in self._rows.values() for position in rows), len(row_keys))
 
     @property
     def num_shards(self) -> int:
@@ -133,19 +135,26 @@ class StoreWriter:
             raise StoreDamaged(f"{header.path}: holds other rows than it should: delete it, and run again")
         return header
 
+    def builder(self, shard: int) -> ShardBuilder:
+        """What a shard's rows are put into before it is written."""
+        return ShardBuilder(self.meaning, len(self._rows[shard]))
+
     def write(self, shard: int, features_RK: Tensor) -> None:
-        """Store float32 features as the meaning's dtype has them, and their norms."""
-        keys = self._keys(shard)
-        tensors = {
-            name: tensor.cpu().contiguous() for name, tensor in stored(features_RK, self.meaning["dtype"]).items()
-        }
+        """Store float32 features that are there all at once."""
+        builder = self.builder(shard)
+        builder.put(range(len(features_RK)), features_RK)
+        self.write_built(shard, builder)
+
+    def write_built(self, shard: int, builder: ShardBuilder) -> None:
+        """Store a shard whose rows are all there."""
+        keys, tensors = self._keys(shard), builder.tensors
         metadata = {
             "ids": rows_text([row_id for _, row_id in keys]),
             "sources": rows_text([source for source, _ in keys]),
-            "checks": checks_of(tensors, fingerprint(self.meaning), block_rows(self._dim)).dumps(),
+            "checks": checks_of(tensors, fingerprint(self.meaning), block_rows(*row_form(self.meaning))).dumps(),
         }
         with atomic_path(self.folder / shard_name(shard)) as path:
-            save_file(tensors, path, metadata)
+            save_file(dict(tensors), path, metadata)
 
     def finish(self) -> FeatureStore:
         """Hold the shards against their own checksums, and write the manifest with one of each file.
@@ -155,7 +164,7 @@ class StoreWriter:
         shards = []
         for shard in self._rows:
             header = self._checked(shard)
-            require_whole(header, self._dim)
+            require_whole(header)
             shards.append({"file": header.path.name, "rows": header.num_rows, "sha256": file_sha256(header.path)})
         facts = {
             "format": FORMAT,
