@@ -1,6 +1,6 @@
 """Speed of the features stage against its floor, the model's own forward and backward pass, and against its peers.
 
-    OMP_NUM_THREADS=1 python benchmarks/features.py [--only step stage authors projection padding linear] [--rows 400]
+    OMP_NUM_THREADS=1 python benchmarks/features.py [--only step sketch stage …] [--rows 400]
 
 Prints a table of goals. Real rows and models come from ../shared; without it those parts are left out.
 """
@@ -12,6 +12,7 @@ import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def _bf16_units() -> str:
     return f"this machine: {', '.join(found) or 'no bf16 unit'}"
 
 
-def feature_maker(model: nn.Module, kind: str = "sketch") -> FeatureMaker:
+def feature_maker(model: nn.Module, kind: str = "sketch", dim: int = DIM) -> FeatureMaker:
     """The engine with the reference form and random moments."""
     gradients = PerExampleGradients(model)
     device, adam = next(model.parameters()).device, AdamSettings(1, (0.9, 0.999), 1e-8)
@@ -91,8 +92,18 @@ def feature_maker(model: nn.Module, kind: str = "sketch") -> FeatureMaker:
     for name, shape in gradients.shapes.items():
         first, second = torch.randn(shape, generator=generator), torch.rand(shape, generator=generator)
         terms[name] = adam_terms("reference", Moments(first * 1e-4, second * 1e-8).to(device), adam)
-    config = ProjectionConfig.model_validate({"kind": kind, "dim": DIM})
+    config = ProjectionConfig.model_validate({"kind": kind, "dim": dim})
     return FeatureMaker(gradients, "reference", terms, build_projector(config, gradients.shapes))
+
+
+def sketch(options: argparse.Namespace) -> None:
+    """Features of a batch with sixteen times the numbers a row / with K = 8192."""
+    makers = {dim: feature_maker(lora_model("float32", RANK, MODEL), dim=dim) for dim in (DIM, 16 * DIM)}
+    batch = random_batch(16, 256, 128)
+    best = side_by_side({str(dim): partial(maker, batch) for dim, maker in makers.items()}, options.rounds)
+    small, large = best.values()
+    note = f"16 × 256 tokens, float32; {large:.2f} / {small:.2f} s"
+    show(Goal(f"features, K {16 * DIM} / K {DIM}", large / small, 1.05, note=note))
 
 
 # The whole stage against a plain loop
@@ -285,6 +296,7 @@ def _tiny_config(folder: Path, rows: int) -> Path:
 
 PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "step": step,
+    "sketch": sketch,
     "projection": projection,
     "authors": authors,
     "padding": padding,

@@ -1,11 +1,12 @@
 """Peak memory that the gradient engine adds to a plain LoRA training step of the same batch, on the CPU.
 
-    python benchmarks/memory.py [MODEL_FOLDER] [--rows 4 16 64] [--tokens 256] [--rank 128] [--dim 8192]
+    python benchmarks/memory.py [MODEL_FOLDER] [--rows 4 16 64] [--tokens 256] [--rank 128]
+                                [--dim 8192] [--dtype float16]
 
 Bytes are those of torch's CPU allocator, replayed from the profiler's allocation events: live bytes above what was
 live before the step. Plain: the losses' sum backward to the LoRA weights, no dropout, no optimizer. Engine: what
-the features stage does with a batch, with the checkpoint's moments and a shard's features allocated on top. The
-bound: 3 blocks [B, largest LoRA matrix] + both moments + one shard, all float32.
+the features stage does with a batch, with the checkpoint's moments and a shard as it is stored on top. The bound:
+3 blocks [B, largest LoRA matrix] + both moments + 3 [B, K], all float32, + one shard as stored.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from gradsift.encoding import IGNORED, Batch
 from gradsift.features import FeatureMaker
 from gradsift.gradients import AdamForm, AdamTerms, PerExampleGradients, ProjectionConfig, adam_terms, build_projector
 from gradsift.model import AdamSettings, LoraConfig, ModelConfig, Moments, add_lora, example_losses, load_base_model
+from gradsift.store import ShardBuilder, row_bytes
 
 SHARD_ROWS = 1024
 MIB = 1 << 20
@@ -39,6 +41,7 @@ class Settings:
     model: Path | None
     rank: int
     dim: int
+    dtype: str
     tokens: int
 
 
@@ -48,9 +51,10 @@ def main() -> None:
 
     logging.disable_progress_bar()
     options = _options()
-    settings = Settings(options.model, options.rank, options.dim, options.tokens)
+    settings = Settings(options.model, options.rank, options.dim, options.dtype, options.tokens)
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}; MiB above the start")
-    print(f"model {settings.model or 'random'}, r={settings.rank}, K={settings.dim}, {settings.tokens} tokens a row")
+    shard = f"K={settings.dim} in {settings.dtype}"
+    print(f"model {settings.model or 'random'}, r={settings.rank}, {shard}, {settings.tokens} tokens a row")
     print(f"{'form':10} {'rows':>5} {'plain':>9} {'engine':>9} {'added':>9} {'bound':>9}  holds")
     for rows in options.rows:
         plain = plain_peak(settings, rows)
@@ -66,6 +70,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--rank", type=int, default=128)
     parser.add_argument("--dim", type=int, default=8192)
+    parser.add_argument("--dtype", default="float16", help="that the shard is stored in")
     return parser.parse_args()
 
 
@@ -90,16 +95,21 @@ def engine_peak(settings: Settings, rows: int, form: AdamForm) -> tuple[int, int
     gradients, batch = PerExampleGradients(_lora_model(settings)), _batch(settings, rows)
 
     def step() -> None:
-        features_RK = torch.zeros(SHARD_ROWS, settings.dim)
+        builder = ShardBuilder(_meaning(settings), SHARD_ROWS)
         projector = build_projector(ProjectionConfig(dim=settings.dim), gradients.shapes)
-        features_RK[:rows] = FeatureMaker(gradients, form, _terms(form, gradients.shapes), projector)(batch)
+        builder.put(range(rows), FeatureMaker(gradients, form, _terms(form, gradients.shapes), projector)(batch))
 
     return peak_bytes(step), _bound(settings, rows, gradients.shapes)
 
 
 def _bound(settings: Settings, rows: int, shapes: dict[str, tuple[int, ...]]) -> int:
     sizes = [torch.Size(shape).numel() for shape in shapes.values()]
-    return FLOAT_BYTES * (3 * max(sizes) * rows + 2 * sum(sizes) + SHARD_ROWS * settings.dim)
+    floats = 3 * max(sizes) * rows + 2 * sum(sizes) + 3 * rows * settings.dim
+    return FLOAT_BYTES * floats + SHARD_ROWS * row_bytes(settings.dim, settings.dtype)
+
+
+def _meaning(settings: Settings) -> dict[str, object]:
+    return {"dtype": settings.dtype, "projection": {"dim": settings.dim}}
 
 
 def peak_bytes(step: Callable[[], None]) -> int:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from runs import gradsift, largest_relative_error, stored_features, tiny_run
 
 from gradsift.baselines.methods import own_strategy
 from gradsift.baselines.representations import REPRESENTATIONS
 from gradsift.machine.artifact import read_json
 from gradsift.machine.records import read_record, write_record
+from gradsift.store.builder import ShardBuilder
 from gradsift.store.writer import StoreWriter
 
 MATCHED = [name for name, kind in REPRESENTATIONS.items() if not kind.is_score]
@@ -93,15 +93,15 @@ def test_a_run_that_is_stopped_between_shards_goes_on(
     tmp_path: Path, tiny_model_folder: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_run(tmp_path, tiny_model_folder)
-    write = StoreWriter.write
+    write = StoreWriter.write_built
 
-    def stopped_after_one(writer: StoreWriter, shard: int, features_RK: torch.Tensor) -> None:
+    def stopped_after_one(writer: StoreWriter, shard: int, builder: ShardBuilder) -> None:
         if shard == 1:
             raise KeyboardInterrupt
-        write(writer, shard, features_RK)
+        write(writer, shard, builder)
 
     with monkeypatch.context() as patched:
-        patched.setattr(StoreWriter, "write", stopped_after_one)
+        patched.setattr(StoreWriter, "write_built", stopped_after_one)
         assert select(config, method) == 130
     before = shard_times(store_at(tmp_path, method))
     assert list(before) == ["shard-00000.safetensors"]

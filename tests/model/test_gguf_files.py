@@ -83,6 +83,15 @@ def test_the_tokenizer_is_fast_and_has_the_template(tiny_model_folder: Path, ggu
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("</s>", "<pad>")
 
 
+def test_a_header_is_read_anew_where_the_file_has_changed(gguf_folder: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(gguf_folder / "tiny.gguf", tmp_path / "tiny.gguf"))
+    first = load_tokenizer(config_of(tmp_path))
+    first.chat_template = "changed by who was given it"
+    assert load_tokenizer(config_of(tmp_path)).chat_template == TEMPLATE
+    path.write_bytes(path.read_bytes().replace(b"<s>assistant", b"<s>assistent"))
+    assert load_tokenizer(config_of(tmp_path)).chat_template == TEMPLATE.replace("assistant", "assistent")
+
+
 def test_a_file_of_that_name_in_the_current_folder_is_not_read(
     gguf_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from runs import conversation, gradsift, stored_features, tiny_run, write_jsonl
 
 from gradsift.baselines import EMBEDDING, TOV, methods
 from gradsift.machine.artifact import read_json
+from gradsift.store.builder import ShardBuilder
 from gradsift.store.writer import StoreWriter
 
 CANDIDATES = "features.candidates={method: bm25, fraction: 0.4}"
@@ -181,15 +182,15 @@ def test_stopped_between_shards_nothing_is_made_twice(
     then: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    write = StoreWriter.write
+    write = StoreWriter.write_built
 
-    def stopped_after_one(writer: StoreWriter, shard: int, features_RK: torch.Tensor) -> None:
+    def stopped_after_one(writer: StoreWriter, shard: int, builder: ShardBuilder) -> None:
         if shard == 1:
             raise KeyboardInterrupt
-        write(writer, shard, features_RK)
+        write(writer, shard, builder)
 
     with monkeypatch.context() as patched:
-        patched.setattr(StoreWriter, "write", stopped_after_one)
+        patched.setattr(StoreWriter, "write_built", stopped_after_one)
         assert run(*first) == 130
     before = shard_times(begun)
     assert len(before) == 1

@@ -17,6 +17,7 @@ from gradsift.config import load_config
 from gradsift.encoding import Corpus, pad_rows
 from gradsift.machine.artifact import read_json
 from gradsift.model import ModelConfig, load_finetuned
+from gradsift.store.builder import ShardBuilder
 from gradsift.store.writer import StoreWriter
 
 UNTIL_SELECT = ("--until", "select", "select.method=tov")
@@ -162,19 +163,22 @@ def test_a_run_that_is_stopped_in_training_and_between_shards_ends_alike(
     finished: Path, tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_run(tmp_path, tiny_model_folder)
-    write, marked = StoreWriter.write, Path.touch
+    write, marked = StoreWriter.write_built, Path.touch
 
-    def stopped_after_one(writer: StoreWriter, shard: int, features_RK: torch.Tensor) -> None:
+    def stopped_after_one(writer: StoreWriter, shard: int, builder: ShardBuilder) -> None:
         if shard == 1 and "tov" in writer.folder.parts:
             raise KeyboardInterrupt
-        write(writer, shard, features_RK)
+        write(writer, shard, builder)
 
     def stopped_after_an_epoch(path: Path, *arguments: Any) -> None:
         marked(path, *arguments)
         if path.name == "complete":
             raise KeyboardInterrupt
 
-    for name, owner, stopped in (("touch", Path, stopped_after_an_epoch), ("write", StoreWriter, stopped_after_one)):
+    for name, owner, stopped in (
+        ("touch", Path, stopped_after_an_epoch),
+        ("write_built", StoreWriter, stopped_after_one),
+    ):
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, stopped)
             assert gradsift("run", config, *UNTIL_SELECT) == 130
