@@ -34,6 +34,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
 )
 TOKENS_PER_BATCH = 4096
+DIM = 8192
 MIB = 1 << 20
 
 
@@ -102,7 +103,7 @@ def _config(place: Path, rows: int, checkpoints: list[str] | None) -> Path:
         "targets": [{"name": "two", "path": str(place / "target.jsonl")}],
         "encoding": {"max_length": 1024},
         "warmup": {"checkpoints": checkpoints} if checkpoints else warmup,
-        "features": {"tokens_per_batch": TOKENS_PER_BATCH},
+        "features": {"projection": {"dim": DIM}, "tokens_per_batch": TOKENS_PER_BATCH},
     }
     path = place / f"config-{rows}.yaml"
     path.write_text(yaml.safe_dump(values))

@@ -99,6 +99,11 @@ def _parser() -> argparse.ArgumentParser:
     compare = _config_command(
         commands, "compare", "methods × targets × seeds, each trained and evaluated; finished cells are skipped"
     )
+    compare.add_argument(
+        "--table",
+        action="store_true",
+        help="the table of the cells that are done and nothing else: no data, no models",
+    )
     compare.set_defaults(command=_compare)
     check = _config_command(
         commands, "check", "measure the method on your own model, pool and targets; --influence is needed for now"
@@ -169,10 +174,11 @@ def _stage(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from gradsift.comparison import compare
+    from gradsift.comparison import compare, finished_table
     from gradsift.config import load_config
 
-    print(compare(load_config(options.config, options.overrides)))
+    make = finished_table if options.table else compare
+    print(make(load_config(options.config, options.overrides)))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -18,15 +19,18 @@ from gradsift.encoding import Corpus, EncodingConfig
 from gradsift.errors import ConfigError, RunFolderError, nearest
 from gradsift.evaluation import EvaluateConfig
 from gradsift.executors import ExecutorConfig
-from gradsift.features import FeaturesConfig
+from gradsift.features import FeaturesConfig, is_chosen_exactly
 from gradsift.influence_check import CheckConfig
-from gradsift.machine import RunFolder, atomic_open, first_difference, read_record
+from gradsift.machine import RunFolder, atomic_open, first_difference, is_read_only, read_record
 from gradsift.model import ModelConfig
-from gradsift.selection import CompareConfig, ScoreConfig, SelectConfig
+from gradsift.presets import DEFAULT_PRESET, PAPER, PRESET_OF_BEFORE, PRESETS, PresetName, filled
+from gradsift.selection import ArmConfig, CompareConfig, ScoreConfig, SelectConfig
 from gradsift.stages import TovConfig, TrainConfig, WarmupConfig
 from gradsift.tasks import TargetConfig
 from gradsift.training import TrainingConfig
 from gradsift.yaml_text import MAX_CHARACTERS, parsed_yaml
+
+logger = logging.getLogger(__name__)
 
 Named = TypeVar("Named", SourceConfig, TargetConfig)
 
@@ -38,6 +42,9 @@ FREE_KEYS = (
 )
 """Keys that change speed and memory alone, or only which rows have features; scores and selections are made again when
 their sections change."""
+ARM_SECTIONS: dict[str, type[BaseModel]] = {"features": FeaturesConfig, "score": ScoreConfig, "select": SelectConfig}
+"""Sections whose keys an arm of a comparison may have of its own."""
+DTYPE_KEYS = {"store_dtype", "representation_dtype"}
 KEPT_CONFIG_REMEDY = "put it back as it was, or use another run_dir"
 PATH_KEYS = ("run_dir", "path", "test_path", "dataset_dir", "name_or_path", "template", "include_path")
 """Keys whose value may begin with `~`."""
@@ -64,6 +71,8 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     run_dir: str = Field(min_length=1)
+    preset: PresetName = DEFAULT_PRESET
+    """Of what the other keys are where they are left out. The folder's own, where it has been begun: `load_config`."""
     seed: int = Field(0, ge=0, lt=2**32)
     model: ModelConfig
     pool: list[SourceConfig] = Field(min_length=1)
@@ -97,10 +106,12 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _train_as_in_the_warmup(cls, value: Any) -> Any:
-        """Training keys that `train` and `baselines.tov` leave out are the warmup's: the paper trains both alike."""
+    def _keys_left_out(cls, value: Any) -> Any:
+        """They are the preset's; of `train` and `baselines.tov`, training keys are the warmup's: the paper trains both
+        alike."""
         if not isinstance(value, Mapping):
             return value
+        value = filled(value, PRESETS.get(str(value.get("preset", DEFAULT_PRESET)), {}))
         warmup, train, baselines = (value.get(section) or {} for section in ("warmup", "train", "baselines"))
         if not all(isinstance(section, Mapping) for section in (warmup, train, baselines)):
             return value  # refused with the rest
@@ -127,8 +138,15 @@ class RunConfig(BaseModel):
         return value
 
     @model_validator(mode="after")
+    def _arms_settings_hold(self) -> RunConfig:
+        for arm in self.compare.methods:
+            arm_config(self, arm)
+        return self
+
+    @model_validator(mode="after")
     def _names_of_files_are_short(self) -> RunConfig:
-        _require_short(self.select.label)
+        for label in (self.select.label, *(arm.label for arm in self.compare.methods)):
+            _require_short(label)
         if len(os.fsencode(self.run_dir)) > MAX_RUN_DIR:
             raise ValueError(f"run_dir is longer than {MAX_RUN_DIR} bytes, and there are folders to come in it")
         return self
@@ -156,14 +174,67 @@ def inherited(train: Mapping[str, Any], warmup: Mapping[str, Any]) -> dict[str, 
     return {**shared, **train, "lora": lora}
 
 
+def arm_config(config: RunConfig, arm: ArmConfig) -> RunConfig:
+    """The config with the own settings of a comparison's arm in the place of the run's, and no comparison.
+
+    Its preset's features and scores come first, then its own keys. Raises ValueError naming the first that is wrong.
+    """
+    if not (arm.preset or arm.settings):
+        return config
+    sections = {name: getattr(config, name).model_dump() | _of_preset(name, arm.preset) for name in ARM_SECTIONS}
+    for key, value in arm.settings.items():
+        section = _section_of(key, arm)
+        sections[section] = filled({key: value}, sections[section])
+    if is_chosen_exactly(arm.settings.get("projection")):
+        for key in DTYPE_KEYS - arm.settings.keys():  # are what they are beside such a projection
+            del sections["features"][key]
+    try:
+        return RunConfig.model_validate({**config.model_dump(), "compare": {}, **sections})
+    except ValidationError as error:
+        raise ValueError(f"compare.methods: {arm.label[:MAX_SHOWN]}: {_first_problem(error)}") from error
+
+
+def _of_preset(section: str, preset: PresetName | None) -> dict[str, Any]:
+    """The keys of a section in which presets may differ, as this one has them."""
+    if preset is None or section not in PAPER:
+        return {}
+    kind = ARM_SECTIONS[section]
+    return kind.model_validate(PRESETS[preset].get(section, {})).model_dump(include=set(PAPER[section]))
+
+
+def _section_of(key: str, arm: ArmConfig) -> str:
+    found = next((name for name, kind in ARM_SECTIONS.items() if key in kind.model_fields), None)
+    if found is None:
+        known = [*ArmConfig.model_fields, *(name for kind in ARM_SECTIONS.values() for name in kind.model_fields)]
+        raise ValueError(
+            f"compare.methods: {arm.label[:MAX_SHOWN]}: unknown key {key[:MAX_SHOWN]}{nearest(key, known)}"
+        )
+    return found
+
+
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
-    """The config in a YAML file, with `key=value` overrides; raises ConfigError in one line."""
+    """The config in a YAML file, with `key=value` overrides; raises ConfigError in one line.
+
+    Where it names no preset and its run folder has been begun, the preset is the folder's: new defaults are for new
+    runs.
+    """
     path = Path(path)
     values = _read_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds no keys; see the README for a config")
     for override in overrides:
         _override(values, override)
+    config = _validated(path, values)
+    if "preset" in values:
+        return config
+    preset = _preset_of(config.run)
+    if preset == config.preset:
+        return config
+    logger.info("%s keeps the preset it was begun with: %s (a new run's: %s)", config.run_dir, preset, config.preset)
+    return _validated(path, {**values, "preset": preset})
+
+
+def _validated(path: Path, values: Mapping[str, Any]) -> RunConfig:
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
@@ -174,6 +245,19 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     if problem:
         raise ConfigError(f"{path}: {problem}")
     return config
+
+
+def _preset_of(run: RunFolder) -> str:
+    """The preset that a run folder was begun with; the default's where there is none, or `keep_config` will say what
+    is wrong with it."""
+    try:
+        values = _read_yaml(run.config) if run.config.is_file() else None
+    except (ConfigError, OSError):
+        values = None
+    if not isinstance(values, Mapping):
+        return DEFAULT_PRESET
+    preset = values.get("preset", PRESET_OF_BEFORE)
+    return preset if preset in PRESETS else DEFAULT_PRESET
 
 
 def _read_yaml(path: Path) -> Any:
@@ -285,7 +369,7 @@ def _first_problem(error: ValidationError) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
     shown = f", not {_shown(given)}" if isinstance(given, str | int | float | bool) or given is None else ""
-    return f"{key}: {message[0].lower()}{message[1:]}{shown}{more}"
+    return f"{key and f'{key}: '}{message[0].lower()}{message[1:]}{shown}{more}"
 
 
 def _shown(value: Any) -> str:
@@ -329,15 +413,15 @@ def keep_config(config: RunConfig) -> None:
                 raise RunFolderError(
                     f"{config.run_dir} was made with other settings: {difference}; use another run_dir, or set it back"
                 )
-    if path.is_file() and path.read_bytes() == text:
+    if path.is_file() and (path.read_bytes() == text or is_read_only(path.parent)):
         return
     with atomic_open(path) as file:
         file.write(text)
 
 
 def _kept_config(path: Path) -> Mapping[str, Any]:
-    """What the run folder was made with, keys that are newer than it at their defaults. Raises RunFolderError where the
-    file doesn't say."""
+    """What the run folder was made with, keys that are newer than it as its preset has them. Raises RunFolderError
+    where the file doesn't say."""
     try:
         values = _read_yaml(path)
     except ConfigError as error:
@@ -345,7 +429,7 @@ def _kept_config(path: Path) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
         raise RunFolderError(f"{path} doesn't say what the folder was made with: {KEPT_CONFIG_REMEDY}")
     try:
-        return RunConfig.model_validate(values).model_dump(mode="json")
+        return RunConfig.model_validate({"preset": PRESET_OF_BEFORE, **values}).model_dump(mode="json")
     except ValidationError:  # made by a version with other keys, of which the first that differs is named
         return values
 

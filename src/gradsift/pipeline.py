@@ -234,8 +234,9 @@ def run(config: RunConfig, until: str = "evaluate", only: str | None = None) -> 
 
 def check_influence(config: RunConfig) -> str:
     """Measure the method itself on this run's model, pool and targets; the tables of what was found."""
+    features = config.features
     settings = InfluenceSettings(
-        config.features.adam, config.features.projection, config.score, config.warmup.max_grad_norm
+        features.adam, features.projection, features.store_dtype, config.score, config.warmup.max_grad_norm
     )
     stage = InfluenceCheck(config.run, config.model, config.check, settings)
     with locked(config.run.path):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from runs import conversation, gradsift, tiny_run, write_jsonl
 
 from gradsift.comparison import run
@@ -21,6 +24,13 @@ METHODS = ["less", "random", "rds", "full"]
 def compared(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
     """A finished comparison's folder; its config stands beside it."""
     folder = tmp_path_factory.mktemp("compared")
+    config = config_of(folder, tiny_model_folder, {"methods": METHODS, "seeds": [0, 1], "fractions": [0.25]})
+    assert gradsift("compare", config) == 0
+    return folder
+
+
+def config_of(folder: Path, model: Path, compare: dict[str, Any]) -> Path:
+    """A tiny comparison with three held-out items."""
     held_out = [conversation(f"h{i}", f"How much is {i} and {i}?", f"It is {2 * i}.", kind="even") for i in range(3)]
     target = {
         "name": "sums",
@@ -28,11 +38,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) 
         "subtask_column": "kind",
         "test_path": str(write_jsonl(folder / "held-out.jsonl", held_out)),
     }
-    config = tiny_run(
-        folder, tiny_model_folder, targets=[target], compare={"methods": METHODS, "seeds": [0, 1], "fractions": [0.25]}
-    )
-    assert gradsift("compare", config) == 0
-    return folder
+    return tiny_run(folder, model, targets=[target], compare=compare)
 
 
 def comparison(compared: Path) -> Path:
@@ -164,6 +170,128 @@ def test_a_damaged_record_is_named(compared: Path, content: str, capsys: pytest.
     assert gradsift("compare", compared / "config.yaml") == 2
     assert "random-25pct.json: is damaged" in capsys.readouterr().err
     path.write_bytes(before)
+
+
+# Arms with settings of their own, and cells carried elsewhere
+
+ARMS: list[Any] = [
+    "less",
+    "random",
+    {"method": "less", "name": "small", "projection": {"dim": 16}},
+    {"method": "less", "normalize": "zscore"},
+    {"method": ["less", "rds"], "normalize": "rank"},
+    {"name": "screened", "method": "less", "candidates": {"method": "rds", "fraction": 0.5}},
+]
+
+
+@pytest.fixture(scope="module")
+def armed(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
+    """A finished comparison of arms with settings of their own."""
+    folder = tmp_path_factory.mktemp("armed")
+    assert gradsift("compare", config_of(folder, tiny_model_folder, {"methods": ARMS, "seeds": [0]})) == 0
+    return folder
+
+
+def normalized_scores(run: Path, method: str) -> str:
+    return str(read_json(run / "scores" / "sums" / f"{method}.json")["settings"]["normalize"])
+
+
+def test_every_arm_has_its_row(armed: Path) -> None:
+    lines = (comparison(armed) / "comparison.md").read_text().splitlines()
+    for label in ("less", "random", "small", "less-zscore", "fused-less-rds-rank", "screened"):
+        assert any(line.startswith(f"| {label} ") for line in lines)
+
+
+def test_an_arms_features_are_its_own_and_the_rest_is_the_seeds(armed: Path) -> None:
+    small, seed, run_folder = comparison(armed) / "seed-0.small", comparison(armed) / "seed-0", armed / "run"
+    assert (small / "warmup").samefile(seed / "warmup")
+    assert (small / "pool").samefile(run_folder / "pool")
+    assert not (small / "features").is_symlink()
+    stores = [read_json(path)["meaning"] for path in (small / "features").rglob("manifest.json")]
+    assert {store["projection"]["dim"] for store in stores} == {16}
+
+
+def test_an_arm_with_scores_of_its_own_shares_the_features(armed: Path) -> None:
+    scaled, seed = comparison(armed) / "seed-0.less-zscore", comparison(armed) / "seed-0"
+    assert (scaled / "features").samefile(seed / "features")
+    assert (normalized_scores(scaled, "less"), normalized_scores(seed, "less")) == ("zscore", "none")
+    fused = comparison(armed) / "seed-0.fused-less-rds-rank"
+    assert (fused / "features" / "pool" / "rds").samefile(armed / "run" / "features" / "pool" / "rds")
+
+
+def test_an_arm_with_candidates_has_features_of_them_alone_and_shares_what_picks_them(armed: Path) -> None:
+    screened = comparison(armed) / "seed-0.screened"
+    assert read_json(screened / "scores" / "sums" / "less.json")["num_candidates"] == 12
+    assert (screened / "features" / "pool" / "rds").samefile(armed / "run" / "features" / "pool" / "rds")
+    costs = {
+        name: read_json(comparison(armed) / "cells" / "seed-0" / "sums" / f"{name}.json")["selection"]["flops"]
+        for name in ("less", "screened", "fused-less-rds-rank")
+    }
+    one_pass = costs["fused-less-rds-rank"] - costs["less"]  # of rds
+    assert 0.4 * costs["less"] < costs["screened"] - one_pass < 0.9 * costs["less"]
+
+
+def test_an_arms_cost_is_of_its_own_features_and_the_seeds_warmup(armed: Path) -> None:
+    def known(folder: str) -> dict[str, float]:
+        return read_json(comparison(armed) / folder / "seconds.json")  # type: ignore[no-any-return]
+
+    record = read_json(comparison(armed) / "cells" / "seed-0" / "sums" / "small.json")
+    own, seed = known("seed-0.small"), known("seed-0")
+    pieces = own["features/less"] + own["score/sums/small"] + own["select/sums/small"] + seed["warmup"]
+    assert record["selection"]["seconds"] == pytest.approx(pieces)
+    assert "warmup" not in own
+    assert "features/less" not in known("seed-0.less-zscore")
+
+
+def test_finished_arms_are_not_made_again(armed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gradsift("compare", armed / "config.yaml") == 0
+    assert "compare: 7 of 7 cells are done" in capsys.readouterr().err
+
+
+def carried(folder: Path, run_dir: Path) -> None:
+    """Copy what docs/comparing.md names."""
+    shutil.copytree(comparison(folder) / "cells", run_dir / "comparison" / "cells")
+    shutil.copy(folder / "run" / "config.yaml", run_dir)
+    for evaluation in comparison(folder).glob("seed-*/evaluation"):
+        shutil.copytree(evaluation, run_dir / "comparison" / evaluation.parent.name / "evaluation")
+
+
+def test_cells_carried_elsewhere_are_done_there(
+    armed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    carried(armed, tmp_path)
+    assert gradsift("compare", armed / "config.yaml", f"run_dir={tmp_path}") == 0
+    assert "compare: 7 of 7 cells are done" in capsys.readouterr().err
+    assert (tmp_path / "comparison" / "comparison.md").read_bytes() == (
+        comparison(armed) / "comparison.md"
+    ).read_bytes()
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_the_table_alone_needs_neither_data_nor_models(
+    armed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    carried(armed, tmp_path)
+    config = yaml.safe_load((armed / "config.yaml").read_text())
+    (tmp_path / "comparison" / "cells" / "seed-0" / "sums" / "random.json").unlink()
+    for path in (armed / "pool.jsonl", Path(config["model"]["name_or_path"])):
+        path.rename(path.with_name(f"{path.name}-away"))
+    try:
+        assert gradsift("compare", armed / "config.yaml", "--table", f"run_dir={tmp_path}") == 0
+    finally:
+        for path in (armed / "pool.jsonl", Path(config["model"]["name_or_path"])):
+            path.with_name(f"{path.name}-away").rename(path)
+    printed = capsys.readouterr()
+    assert "compare: 6 of 7 cells are done" in printed.err
+    assert "| small " in printed.out
+    assert "| random " not in printed.out
+
+
+def test_cells_of_other_settings_are_not_in_the_table(armed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (comparison(armed) / "comparison.md").read_bytes()
+    assert gradsift("compare", armed / "config.yaml", "--table", "select.fraction=0.5") == 2
+    assert "no cell is done with these settings" in capsys.readouterr().err
+    assert (comparison(armed) / "comparison.md").read_bytes() == before
 
 
 @pytest.mark.slow

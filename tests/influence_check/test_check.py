@@ -187,6 +187,39 @@ def test_an_unknown_checkpoint_is_one_line(checked: Path, capsys: pytest.Capture
     assert "check.checkpoint: there is no checkpoint-7; did you mean 'checkpoint-" in capsys.readouterr().err
 
 
+def test_a_quantised_store_is_measured_as_it_comes_back(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """The run's own projection besides at its seeds; 8 bits of 64 values change next to nothing, 1 bit does."""
+    found = {}
+    for dtype in ("int8", "int1"):
+        folder = tmp_path / dtype
+        folder.mkdir()
+        features = {"projection": {"dim": 64}, "store_dtype": dtype, "shard_rows": 8}
+        config = tiny_run(folder, tiny_model_folder, features=features, check={**SMALL, "sketch_dims": [64]})
+        assert gradsift("check", config, "--influence") == 0
+        found[dtype] = report_in(folder)["targets"]["sums"]
+    for dtype, target in found.items():
+        assert {item["projection"] for item in target["checkpoints"]} == {
+            "exact",
+            "sketch/64/0",
+            f"sketch/64/0/{dtype}",
+        }
+        between = {item["projection"]: item.get("overlap_between_seeds") for item in target["stability"]}
+        assert between[f"sketch/64/{dtype}"] is not None
+    for item, stored in projected_twice(found["int8"], "int8"):
+        assert stored["pearson"] == pytest.approx(item["pearson"], abs=0.1)
+    assert any(
+        abs(stored["pearson"] - item["pearson"]) > 0.01 for item, stored in projected_twice(found["int1"], "int1")
+    )
+
+
+def projected_twice(target: Any, dtype: str) -> list[tuple[Any, Any]]:
+    """What single examples agree in through the run's projection, and as its store has them."""
+    by_name = {(item["projection"], item["form"], item["measure"]): item for item in target["projected"]}
+    own = [key for key in by_name if key[0] == "sketch/64/0"]
+    assert own
+    return [(by_name[key], by_name[f"{key[0]}/{dtype}", key[1], key[2]]) for key in own]
+
+
 def test_too_little_memory_for_the_targets_gradients_is_one_line(
     checked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

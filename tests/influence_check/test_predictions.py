@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from gradsift.gradients.per_example import PerExampleGradients
 from gradsift.gradients.projection import ProjectionConfig, build_projector
 from gradsift.influence_check.predictions import (
     DirectionSums,
+    as_stored,
     direction,
     epsilon_shares,
     flat_gradients,
@@ -28,11 +30,25 @@ from gradsift.influence_check.predictions import (
 )
 from gradsift.model.moments import AdamSettings, Moments
 from gradsift.selection.scoring import subtask_directions
+from gradsift.store.quantization import BITS
+from gradsift.store.writer import StoreWriter
 
 MakeModel = Callable[..., nn.Module]
 MakeRow = Callable[..., EncodedRow]
 
 ADAM = AdamSettings(step=7, betas=(0.9, 0.999), eps=1e-8)
+
+
+@pytest.mark.parametrize("dtype", BITS)
+def test_rows_as_stored_are_those_of_a_store(tmp_path: Path, dtype: str) -> None:
+    rows_NK = rows_of(5, 12)
+    keys = [("pool", str(row)) for row in range(5)]
+    writer = StoreWriter(tmp_path, {"dtype": dtype, "projection": {"dim": 12}}, keys, 5)
+    writer.open()
+    writer.write(0, rows_NK)
+    store = writer.finish()
+    (shard,) = store.shards()
+    assert torch.equal(as_stored(rows_NK, dtype), store.features(shard))
 
 
 def rows_of(num_rows: int, width: int, seed: int = 0) -> torch.Tensor:

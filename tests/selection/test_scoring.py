@@ -14,6 +14,7 @@ from torch.nn.functional import cosine_similarity
 from gradsift.errors import UserError
 from gradsift.model.checkpoints import load_checkpoint
 from gradsift.selection.scoring import (
+    ScoreConfig,
     checkpoint_weights,
     combined,
     influence_scores,
@@ -96,6 +97,11 @@ def test_max_and_mean_combine_subtasks() -> None:
     assert combined(scores, "max")[0].tolist() == pytest.approx([0.3, 0.5])
     assert combined(scores, "mean")[0].tolist() == pytest.approx([0.2, 0.0])
     assert combined(scores, "max")[1].tolist() == [1, 0]
+
+
+def test_settings_of_before_a_key_have_the_fingerprint_of_before() -> None:
+    assert ScoreConfig().decisive == {"subtasks": "mean_of_cosines", "combine": "max"}
+    assert ScoreConfig(normalize="rank").decisive == ScoreConfig(normalize="rank").model_dump()
 
 
 def test_weights_are_shares_of_the_learning_rates() -> None:

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from runs import gradsift, small_pool, tiny_run
 
 from gradsift.baselines.methods import BASELINES
 from gradsift.machine.artifact import read_json
+from gradsift.selection.normalization import normalized
 
 
 @pytest.mark.parametrize("method", BASELINES)
@@ -34,6 +36,22 @@ def test_baselines_write_the_columns_of_less(tmp_path: Path, tiny_model_folder: 
     less, bm25 = (pq.read_table(tmp_path / "run" / "scores" / "sums" / f"{name}.parquet") for name in ("less", "bm25"))
     assert less.column_names == bm25.column_names
     assert less["id"].to_pylist() == bm25["id"].to_pylist()
+
+
+@pytest.mark.parametrize("method", ["less", "rds+", "loss", "bm25", "full"])
+def test_every_methods_scores_can_be_put_on_one_scale(tmp_path: Path, tiny_model_folder: Path, method: str) -> None:
+    config = tiny_run(tmp_path, tiny_model_folder)
+    command = ("run", config, "--until", "select", f"select.method={method}")
+    path = tmp_path / "run" / "scores" / "sums" / f"{method}.parquet"
+    assert gradsift(*command) == 0
+    before, before_NG = path.read_bytes(), np.array(_columns(path)).T
+    assert gradsift(*command, "score.normalize=zscore") == 0
+    table, found_NG = pq.read_table(path), np.array(_columns(path)).T
+    assert np.allclose(found_NG, normalized(before_NG, "zscore"), atol=1e-4)
+    assert table["score"].to_pylist() == found_NG.max(axis=1).tolist()
+    assert table["best_subtask"].to_pylist() == [["even", "odd"][column] for column in found_NG.argmax(axis=1)]
+    assert gradsift(*command, "score.normalize=none") == 0
+    assert path.read_bytes() == before
 
 
 def test_random_draws_follow_the_seed(tmp_path: Path, tiny_model_folder: Path) -> None:

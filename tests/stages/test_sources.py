@@ -154,7 +154,9 @@ def test_truncated_scores_are_made_again(folder: Path, content: bytes) -> None:
 def test_a_finished_run_that_is_read_only_prints_its_summary(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever would write is refused, as a read-only file system does."""
+    """Whatever would write is refused, as a read-only file system does; the config kept is an older version's."""
+    kept = folder / "run" / "config.yaml"
+    kept.write_text(kept.read_text() + "# with fewer keys\n")
     opened, access = Path.open, os.access
 
     def refuse(self: Path, mode: str = "r", *more: Any, **named: Any) -> Any:

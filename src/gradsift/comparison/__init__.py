@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from gradsift.comparison.run import compare
+from gradsift.comparison.run import compare, finished_table
 
 __all__ = [
     "compare",
+    "finished_table",
 ]

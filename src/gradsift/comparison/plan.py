@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradsift.config import RunConfig
+from gradsift.config import RunConfig, arm_config
 from gradsift.machine import RunFolder
 from gradsift.selection import ArmConfig, SelectConfig
 from gradsift.stages import BASE, TrainConfig
@@ -69,28 +69,44 @@ def comparison_folder(config: RunConfig) -> Path:
 
 
 def seed_config(config: RunConfig, seed: int) -> RunConfig:
-    """The config of a seed's run folder; the pool is that of the config's own seed."""
+    """The config of a seed's run folder, for all targets; the pool is that of the config's own seed."""
     pool = [
         source if source.sample_seed is not None else source.model_copy(update={"sample_seed": config.seed})
         for source in config.pool
     ]
-    run_dir = str(seed_folder(config, seed).path)
+    run_dir = str(comparison_folder(config) / f"seed-{seed}")
     return config.model_copy(update={"run_dir": run_dir, "seed": seed, "pool": pool})
 
 
-def seed_folder(config: RunConfig, seed: int) -> RunFolder:
-    """A seed's run folder."""
-    return RunFolder(comparison_folder(config) / f"seed-{seed}")
+def folder_config(config: RunConfig, seed: int, arm: ArmConfig | None) -> RunConfig:
+    """The config of the run folder that an arm's cells are made in, for all targets.
+
+    The seed's; or, where the arm's features or scores are others than the run's, one beside it, so that each folder
+    keeps its own.
+    """
+    if arm is None:
+        return seed_config(config, seed)
+    own = arm_config(config, arm)
+    seeded = seed_config(own, seed)
+    if (own.features, own.score) == (config.features, config.score):
+        return seeded
+    return seeded.model_copy(update={"run_dir": f"{seeded.run_dir}.{arm.label}"})
 
 
 def cell_config(config: RunConfig, cell: Cell) -> RunConfig:
     """The config that makes a cell and nothing else."""
+    own = folder_config(config, cell.seed, cell.arm)
     update = {
         "targets": [target_of(config, cell)],
-        "select": _select(config.select, cell),
+        "select": _select(own.select, cell),
         "train": _train(config, cell),
     }
-    return seed_config(config, cell.seed).model_copy(update=update)
+    return own.model_copy(update=update)
+
+
+def cell_folder(config: RunConfig, cell: Cell) -> RunFolder:
+    """The run folder that a cell's files stand in."""
+    return folder_config(config, cell.seed, cell.arm).run
 
 
 def target_of(config: RunConfig, cell: Cell) -> TargetConfig:

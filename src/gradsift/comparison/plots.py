@@ -14,11 +14,12 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from gradsift.comparison.outcomes import Outcome, spread
-from gradsift.comparison.plan import Cell, comparison_folder, seed_folder
+from gradsift.comparison.plan import Cell, cell_folder, comparison_folder, seed_config
 from gradsift.config import RunConfig
 from gradsift.data import parsed_json, selected_lines
 from gradsift.encoding import Corpus
 from gradsift.machine import RunFolder, atomic_path
+from gradsift.selection import ArmConfig
 from gradsift.stages import read_selection
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ DARK = 0.5
 
 def draw(config: RunConfig, outcomes: Mapping[Cell, Outcome]) -> None:
     """Write RUN/comparison/plots/*.png from the cells that are done; a plot without data isn't written."""
-    selections = _Selections(config, [cell for cell in outcomes if cell.arm is not None and not cell.transfer])
-    if selections.scored:
+    own_model = [cell for cell in outcomes if cell.arm is not None and not cell.transfer]
+    selections = _Selections(config, [cell for cell in own_model if _is_here(config, cell)])
+    if any(selections.scored(target.name) for target in config.targets):
         _figure(config, "scores", partial(_draw_scores, selections))
     if selections.labels:
         _figure(config, "sources", partial(_draw_sources, selections))
@@ -70,33 +72,38 @@ class _Selections:
     def labels(self) -> list[str]:
         return list(dict.fromkeys(cell.label for cell in self.cells))
 
-    @cached_property
-    def scored(self) -> list[str]:
-        """Methods with scores of their own."""
-        methods = (method for cell in self.cells if cell.arm for method in cell.arm.methods)
-        return [method for method in dict.fromkeys(methods) if method not in WITHOUT_SCORES]
+    def scored(self, target: str) -> dict[str, tuple[Cell, str]]:
+        """The first cell with the scores of every method, and of every arm that has its own, where they say something;
+        and the method."""
+        found: dict[str, tuple[Cell, str]] = {}
+        for cell in self.cells:
+            if cell.arm is not None and cell.target == target:
+                for method in cell.arm.methods:
+                    if method not in WITHOUT_SCORES:
+                        found.setdefault(self._scored_as(cell, cell.arm, method), (cell, method))
+        return found
+
+    def _scored_as(self, cell: Cell, arm: ArmConfig, method: str) -> str:
+        if cell_folder(self.config, cell) == seed_config(self.config, cell.seed).run:
+            return method
+        return arm.label if len(arm.methods) == 1 else f"{arm.label}: {method}"
 
     def of(self, target: str, label: str) -> list[frozenset[int]]:
         """Positions in the pool of the rows chosen, a set a seed."""
         found = [cell for cell in self.cells if cell.target == target and cell.label == label]
-        return [frozenset(read_selection(self._run(cell), target, cell.name)["rows"]) for cell in found]
+        runs = {cell: cell_folder(self.config, cell) for cell in found}
+        return [frozenset(read_selection(run, target, cell.name)["rows"]) for cell, run in runs.items()]
 
-    def _cell(self, target: str, method: str) -> Cell:
-        """The first seed's that has the method's scores."""
-        return next(cell for cell in self.cells if cell.target == target and cell.arm and method in cell.arm.methods)
-
-    def scores(self, target: str, method: str) -> npt.NDArray[np.float64]:
-        """The pool's scores with the first seed that has them."""
-        cell = self._cell(target, method)
-        table = pq.read_table(self._run(cell).scores(target, method), columns=["score"])
-        scores: npt.NDArray[np.float64] = table["score"].to_numpy()
+    def scores(self, cell: Cell, method: str) -> npt.NDArray[np.float64]:
+        """The pool's scores by that method of the cell's."""
+        path = cell_folder(self.config, cell).scores(cell.target, method)
+        scores: npt.NDArray[np.float64] = pq.read_table(path, columns=["score"])["score"].to_numpy()
         return scores[np.isfinite(scores)]
 
-    def threshold(self, target: str, method: str) -> float:
-        """The least score of the best rows, as many as the method chose."""
-        cell = self._cell(target, method)
-        count = int(read_selection(self._run(cell), target, cell.name)["num_selected"])
-        ordered = np.sort(self.scores(target, method))
+    def threshold(self, cell: Cell, method: str) -> float:
+        """The least score of the best rows, as many as the cell chose."""
+        count = int(read_selection(cell_folder(self.config, cell), cell.target, cell.name)["num_selected"])
+        ordered = np.sort(self.scores(cell, method))
         return float(ordered[-min(count, len(ordered))])
 
     @cached_property
@@ -118,17 +125,23 @@ class _Selections:
         for source, row in zip(sources, rows, strict=True):
             yield str(parsed_json(lines[source][row].decode()).get(column, source))
 
-    def _run(self, cell: Cell) -> RunFolder:
-        return seed_folder(self.config, cell.seed)
+
+def _is_here(config: RunConfig, cell: Cell) -> bool:
+    """Whether the cell's scores and selection are in this folder, and not only its record, carried from elsewhere."""
+    assert cell.arm is not None
+    run = cell_folder(config, cell)
+    selection = run.selection(cell.target, cell.name)
+    scores = [run.scores(cell.target, method) for method in cell.arm.methods]
+    return all(path.is_file() for path in (*scores, selection, selection.with_suffix(".json")))
 
 
 def _draw_scores(selections: _Selections, axis: Axes, target: str) -> None:
     """How the scores lie, in standard deviations from their mean, and where the chosen part begins."""
-    for method in selections.scored:
-        scores = selections.scores(target, method)
+    for name, (cell, method) in selections.scored(target).items():
+        scores = selections.scores(cell, method)
         scale = scores.std() or 1.0
-        least = (selections.threshold(target, method) - scores.mean()) / scale
-        (drawn,) = axis.plot(*_density((scores - scores.mean()) / scale), label=method)
+        least = (selections.threshold(cell, method) - scores.mean()) / scale
+        (drawn,) = axis.plot(*_density((scores - scores.mean()) / scale), label=name)
         axis.axvline(least, color=drawn.get_color(), linestyle=":", linewidth=1)
     axis.set_xlabel("score, in sd from the mean; dotted: least chosen")
     axis.set_ylabel("share of the pool's rows")

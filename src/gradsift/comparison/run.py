@@ -1,16 +1,18 @@
 """`compare`: makes the cells that are missing, one after the other, and writes the table and plots of those there are.
 
-Each seed is a run folder below RUN/comparison, which shares the encoded pool and targets of RUN. A cell is done when
-its record is written, and is made again when what it comes from has changed. Processes that are given different seeds
-may work side by side.
+Each seed is a run folder below RUN/comparison, which shares the encoded pool and targets of RUN; an arm whose features
+or scores are others than the run's has one beside it, which shares the seed's warmup. A cell is done when its record is
+written, and is made again when what it comes from has changed. Processes that are given different seeds may work side
+by side.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,15 @@ from typing import Any
 from gradsift.baselines import BASELINES, EMBEDDING, REPRESENTATIONS, TOV
 from gradsift.comparison.costs import Watch, less_flops, representation_flops, tov_flops, training_flops
 from gradsift.comparison.outcomes import Outcome
-from gradsift.comparison.plan import Cell, cell_config, cells, comparison_folder, seed_config, seed_folder
+from gradsift.comparison.plan import (
+    Cell,
+    cell_config,
+    cell_folder,
+    cells,
+    comparison_folder,
+    folder_config,
+    seed_config,
+)
 from gradsift.comparison.plots import draw
 from gradsift.comparison.table import write_table
 from gradsift.config import RunConfig, keep_config
@@ -27,6 +37,7 @@ from gradsift.errors import RunFolderError
 from gradsift.evaluation import PREDICTIONS_FILE
 from gradsift.machine import (
     MANIFEST,
+    RunFolder,
     duration,
     fingerprint,
     finished_facts,
@@ -59,11 +70,8 @@ DECISIVE = {
 """Sections that decide a cell."""
 RECORD_KEYS = ("inputs", "seed", "target", "metric_name", "metric", "answer_loss")
 NEWER = (
-    ("supervise", "all"),
-    ("on_error", "set_aside"),
-    ("gguf_file", None),
-    ("random_share", 0.0),
-    ("candidates", None),
+    *(("supervise", "all"), ("on_error", "set_aside"), ("gguf_file", None), ("random_share", 0.0)),
+    *(("normalize", "none"), ("representation_dtype", None), ("less_strategy", "top"), ("candidates", None)),
 )
 """Keys that came later, and what was done before."""
 SEEDLESS = (*REPRESENTATIONS, EMBEDDING)
@@ -100,12 +108,26 @@ def finished(config: RunConfig) -> dict[Cell, Outcome]:
     return {cell: _outcome(config, cell) for cell in cells(config) if _is_done(config, cell)}
 
 
+def finished_table(config: RunConfig) -> str:
+    """The table of the cells that are done, as text, from their records and predictions alone.
+
+    What they were made from isn't looked at: neither data nor models need be here. Raises RunFolderError where no cell
+    is done.
+    """
+    planned = list(cells(config))
+    outcomes = {cell: _outcome(config, cell) for cell in planned if _facts_of(config, cell) is not None}
+    if not outcomes:
+        raise RunFolderError(f"{comparison_folder(config)}: no cell is done with these settings: leave --table out")
+    logger.info("compare: %d of %d cells are done", len(outcomes), len(planned))
+    return write_table(config, outcomes)
+
+
 def _outcome(config: RunConfig, cell: Cell) -> Outcome:
     return Outcome(read_record(_record_path(config, cell), RECORD_KEYS).facts, _predictions_path(config, cell))
 
 
 def _predictions_path(config: RunConfig, cell: Cell) -> Path:
-    return seed_folder(config, cell.seed).evaluation(cell.target, cell.name).with_suffix("") / PREDICTIONS_FILE
+    return cell_folder(config, cell).evaluation(cell.target, cell.name).with_suffix("") / PREDICTIONS_FILE
 
 
 def _record_path(config: RunConfig, cell: Cell) -> Path:
@@ -114,10 +136,14 @@ def _record_path(config: RunConfig, cell: Cell) -> Path:
 
 def _is_done(config: RunConfig, cell: Cell) -> bool:
     """Whether a record is of these settings and, where it says so, of this data and base, with its predictions."""
+    facts = _facts_of(config, cell)
+    return facts is not None and facts.get("made_from") in (None, _made_from(config, cell))
+
+
+def _facts_of(config: RunConfig, cell: Cell) -> Mapping[str, Any] | None:
+    """What a record of these settings says; None where there is none, or its predictions aren't as they were."""
     facts = finished_facts(_record_path(config, cell), [], RECORD_KEYS)
-    if facts is None or facts["inputs"] != _inputs(config, cell):
-        return False
-    return facts.get("made_from") in (None, _made_from(config, cell))
+    return None if facts is None or facts["inputs"] != _inputs(config, cell) else facts
 
 
 def _inputs(config: RunConfig, cell: Cell) -> str:
@@ -151,28 +177,30 @@ def _fingerprint_of_model(model: ModelConfig) -> str:
 
 
 def _do(config: RunConfig, cell: Cell) -> None:
-    """Make a cell in its seed's run folder, and write its record."""
+    """Make a cell in its seed's run folder, or its arm's beside that, and write its record."""
     seeded, own = seed_config(config, cell.seed), cell_config(config, cell)
     logger.info("compare: seed %d, %s, %s", cell.seed, cell.target, cell.name)
     remove_record(_record_path(config, cell))
-    with locked(own.run.path):
-        _share(config, seeded)
+    with locked(seeded.run.path):  # and whatever stands beside it for an arm
+        for folder in (seeded, folder_config(config, cell.seed, cell.arm)):
+            _link_folders(folder.run, config.run, SHARED_FOLDERS)
+            keep_config(folder)
         watch = Watch(own.run.path)
         if cell.arm is None:
             evaluation_of(own).evaluate_base(own.targets[0], cell.name)
         else:
-            _prepare(config, cell, watch)
+            _prepare(config, cell)
             _train_and_evaluate(own, cell, watch)
         facts = {"inputs": _inputs(config, cell), "made_from": _made_from(config, cell)}
         predictions = [path for path in (_predictions_path(config, cell),) if path.is_file()]
         write_record(_record_path(config, cell), {**facts, **_record(config, own, cell, watch)}, predictions)
 
 
-def _share(config: RunConfig, seeded: RunConfig) -> None:
-    """The encoded pool and targets, which no seed changes, by links."""
-    for name in SHARED_FOLDERS:
-        _link(seeded.run.path / name, config.run.path / name)
-    keep_config(seeded)
+def _link_folders(run: RunFolder, holder: RunFolder, names: Sequence[str]) -> None:
+    """Links to those of the folders that the holder has."""
+    for name in names:
+        if (holder.path / name).is_dir() and run != holder:
+            _link(run.path / name, holder.path / name)
 
 
 def _link(link: Path, folder: Path) -> None:
@@ -184,31 +212,86 @@ def _link(link: Path, folder: Path) -> None:
         link.symlink_to(os.path.relpath(folder, link.parent), target_is_directory=True)
 
 
-def _prepare(config: RunConfig, cell: Cell, watch: Watch) -> None:
-    """What cells share, where their method needs it: that of the method that picks candidates comes first."""
-    for method, target in _preparations(config, cell):
-        if method in SEEDLESS:
-            _prepare_seedless(config, cell.seed, method)
-            continue
-        seeded = seed_config(config, cell.seed)
-        chosen: dict[str, Any] = {"select": seeded.select.model_copy(update={"method": method})}
-        if target is not None:
-            chosen["targets"] = [item for item in config.targets if item.name == target]
-        with watch.timed(_shared_piece("warmup", method, target)):
-            warmup_stage(seeded.model_copy(update=chosen))
-        with watch.timed(_shared_piece("features", method, target)):
-            features_stage(seeded.model_copy(update=chosen))
+def _prepare(config: RunConfig, cell: Cell) -> None:
+    """What cells share, where their methods need it: warmup and features; what picks candidates comes first.
+
+    The seed's folder holds trainings, and features too, but for those that no seed changes, which RUN holds. An arm's
+    own folder has links to them, and holds the features that are made otherwise than the run's.
+    """
+    seeded, own = seed_config(config, cell.seed), folder_config(config, cell.seed, cell.arm)
+    if own.features != config.features and (own.run.path / "features").is_symlink():
+        (own.run.path / "features").unlink()  # of the arm as it was before it had its own
+    for method, target in _preparations(own, cell):
+        if method not in SEEDLESS:
+            with Watch(seeded.run.path).timed(_shared_piece("warmup", method, target)):
+                warmup_stage(_narrowed(seeded, method, target))
+            _link_folders(own.run, seeded.run, ("warmup", "tov"))
+        holder = _holder(config, cell, method)
+        with _held(config, holder), _watch_of(config, holder).timed(_shared_piece("features", method, target)):
+            features_stage(_narrowed(holder, method, target))
+        _link_features(config, cell, method, target)
 
 
-def _prepare_seedless(config: RunConfig, seed: int, method: str) -> None:
-    """Features that no seed changes: RUN holds them, a seed's folder has links."""
-    chosen = {"select": config.select.model_copy(update={"method": method})}
-    with locked(config.run.path, wait=True), _shared_watch(config).timed(_shared_piece("features", method, None)):
-        features_stage(config.model_copy(update=chosen))
-    seeded = seed_folder(config, seed)
-    _link(seeded.pool_features(method), config.run.pool_features(method))
-    for target in config.targets:
-        _link(seeded.target_features(target.name, method), config.run.target_features(target.name, method))
+def _narrowed(config: RunConfig, method: str, target: str | None) -> RunConfig:
+    """The config for that method alone, and that target, unless it is None."""
+    targets = [item for item in config.targets if target in (None, item.name)]
+    select = config.select.model_copy(update={"method": method})
+    return config.model_copy(update={"select": select, "targets": targets})
+
+
+def _holder(config: RunConfig, cell: Cell, method: str) -> RunConfig:
+    """The config of the folder that has a method's features for a cell."""
+    own = folder_config(config, cell.seed, cell.arm)
+    is_own = own.features != config.features
+    if method != "less":
+        is_own = _stored_as(own) != _stored_as(config)
+    if is_own:
+        return own
+    return config if method in SEEDLESS else seed_config(config, cell.seed)
+
+
+def _stored_as(config: RunConfig) -> tuple[str, int]:
+    """What of `features` decides stores that are no gradients'."""
+    return config.features.dtype_of(is_pool=True, is_representation=True), config.features.shard_rows
+
+
+def _held(config: RunConfig, holder: RunConfig) -> contextlib.AbstractContextManager[None]:
+    """The lock of RUN, which other processes work in, where that is the holder."""
+    return locked(config.run.path, wait=True) if holder.run == config.run else contextlib.nullcontext()
+
+
+def _watch_of(config: RunConfig, holder: RunConfig) -> Watch:
+    """The time of features is kept with them; of those of RUN, with the comparison."""
+    return Watch(comparison_folder(config) if holder.run == config.run else holder.run.path)
+
+
+def _link_features(config: RunConfig, cell: Cell, method: str, target: str | None) -> None:
+    """A method's features in the folders that don't hold them: the seed's, and the arm's own."""
+    seeded, own, holder = (
+        seed_config(config, cell.seed).run,
+        folder_config(config, cell.seed, cell.arm),
+        _holder(config, cell, method).run,
+    )
+    if holder == config.run:
+        _link_stores(seeded, holder, config, method, target)
+    if own.features == config.features:
+        _link_folders(own.run, seeded, ("features",))
+    else:
+        _link_stores(own.run, holder, config, method, target)
+
+
+def _link_stores(run: RunFolder, holder: RunFolder, config: RunConfig, method: str, target: str | None) -> None:
+    """Links to a method's stores, of the pool and of all targets, as far as there are any."""
+    if run == holder:
+        return
+    name = method if target is None else f"{method}/{target}"
+    for link, folder in zip(_stores(run, config, name), _stores(holder, config, name), strict=True):
+        if folder.is_dir():
+            _link(link, folder)
+
+
+def _stores(run: RunFolder, config: RunConfig, name: str) -> list[Path]:
+    return [run.pool_features(name), *(run.target_features(target.name, name) for target in config.targets)]
 
 
 def _preparations(config: RunConfig, cell: Cell) -> list[tuple[str, str | None]]:
@@ -228,10 +311,6 @@ def _preparations_of(config: RunConfig, method: str, target: str) -> list[tuple[
     if candidates.method == TOV:
         return [(BEFORE_TOV, None), *((TOV, item.name) for item in config.targets), (method, None)]
     return [(candidates.method, None), (method, None)]
-
-
-def _shared_watch(config: RunConfig) -> Watch:
-    return Watch(comparison_folder(config))
 
 
 def _shared_piece(stage: str, method: str, target: str | None) -> str:
@@ -292,24 +371,25 @@ def _selection_cost(config: RunConfig, cell: Cell, watch: Watch) -> dict[str, fl
     are the target's own; None: not known."""
     seconds = watch.of(_piece("score", cell), _piece("select", cell))
     flops: float | None = 0.0
-    for method, target in _preparations(config, cell):
-        features, more = _shared_piece("features", method, target), _flops(config, cell, method, target)
-        if method in SEEDLESS:
-            seconds += _shared_watch(config).of(features)
-        elif method not in BASELINES:
-            seconds += watch.of(_shared_piece("warmup", method, target), features)
+    trained = Watch(seed_config(config, cell.seed).run.path)
+    for method, target in _preparations(folder_config(config, cell.seed, cell.arm), cell):
+        if method in BASELINES:
+            continue
+        seconds += _watch_of(config, _holder(config, cell, method)).of(_shared_piece("features", method, target))
+        if method not in SEEDLESS:
+            seconds += trained.of(_shared_piece("warmup", method, target))
+        more = _flops(config, cell, method, target)
         flops = None if flops is None or more is None else flops + more
     return {"seconds": seconds, "flops": flops}
 
 
 def _flops(config: RunConfig, cell: Cell, method: str, target: str | None) -> float | None:
     """Of what a method takes before it scores; None: not known."""
-    if method in BASELINES:
-        return 0.0
     if method in SEEDLESS:
         return representation_flops(config) if method in REPRESENTATIONS else None
-    seeded = seed_config(config, cell.seed)
-    return less_flops(seeded) if target is None else tov_flops(seeded, target)
+    if target is not None:
+        return tov_flops(seed_config(config, cell.seed), target)
+    return less_flops(_holder(config, cell, method))
 
 
 def _training_cost(own: RunConfig, cell: Cell, watch: Watch) -> dict[str, float]:

@@ -56,4 +56,4 @@ def _dtype(origin: Origin, config: FeaturesConfig, is_pool: bool) -> str:
     is_loss = isinstance(origin, TunedOrigin)
     if is_loss or (origin.name in REPRESENTATIONS and REPRESENTATIONS[origin.name].is_score):
         return "float32"  # in fewer bits rows would be equal that are not
-    return config.dtype_of(is_pool)
+    return config.dtype_of(is_pool, is_representation=not isinstance(origin, Checkpoint))

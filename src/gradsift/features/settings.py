@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from gradsift.baselines import methods
 from gradsift.errors import nearest
 from gradsift.gradients import AdamForm, ProjectionConfig
 from gradsift.store import DTYPES
+
+StoreDtype = Literal["float16", "bfloat16", "float32", "int8", "int4", "int1"]
+
+
+def is_chosen_exactly(projection: Any) -> bool:
+    """Whether what is given of a projection says how exact features are to be: its dim or its kind."""
+    given = projection.model_fields_set if isinstance(projection, ProjectionConfig) else projection
+    return isinstance(given, Mapping | set) and not {"dim", "kind"}.isdisjoint(given)
 
 
 class CandidatesConfig(BaseModel):
@@ -39,14 +48,29 @@ class FeaturesConfig(BaseModel):
     projection: ProjectionConfig = ProjectionConfig()
     adam: AdamForm = "reference"
     """Γ of the pool's rows (METHOD section 2); a target's rows are always plain gradients."""
-    store_dtype: Literal["float16", "bfloat16", "float32", "int8", "int4", "int1"] = "float16"
-    """`int8`, `int4`, `int1`: the pool's rows are quantised; a target's, few as they are, stay in float16."""
+    store_dtype: StoreDtype = "int1"
+    """`int8`, `int4`, `int1`: the pool's rows are quantised; a target's, few as they are, stay in float16. Left out
+    where the projection's dim or kind is given: float16, so that what was asked for is stored as it is."""
+    representation_dtype: StoreDtype | None = None
+    """Likewise of baselines' representations and embeddings; None: store_dtype. Where that is left out, float16: they
+    have few numbers a row, some of them far larger than the rest, and one bit would leave little."""
     candidates: CandidatesConfig | None = None
     """None: gradients of every row. Else `less` scores and selects candidates alone; the stores may hold more."""
     shard_rows: int = Field(1024, ge=1)
     tokens_per_batch: int | Literal["auto"] = "auto"
     """Padded tokens that go through the model at once; changes memory and speed, not the features."""
 
-    def dtype_of(self, is_pool: bool) -> str:
-        """The dtype of the pool's rows or a target's."""
-        return self.store_dtype if is_pool or self.store_dtype in DTYPES else "float16"
+    @model_validator(mode="before")
+    @classmethod
+    def _dtypes_left_out(cls, value: Any) -> Any:
+        """What they are depends on what else is given; afterwards the config says it."""
+        if not isinstance(value, Mapping) or "store_dtype" in value:
+            return value
+        exact = {"store_dtype": "float16"} if is_chosen_exactly(value.get("projection")) else {}
+        return {"representation_dtype": "float16", **value, **exact}
+
+    def dtype_of(self, is_pool: bool, is_representation: bool = False) -> str:
+        """The dtype of the pool's rows or a target's, of gradients or of a representation."""
+        dtype = self.representation_dtype if is_representation else None
+        dtype = dtype or self.store_dtype
+        return dtype if is_pool or dtype in DTYPES else "float16"

@@ -39,7 +39,7 @@ class ProjectionConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["sketch", "rademacher", "identity"] = "sketch"
-    dim: int = Field(8192, ge=1)
+    dim: int = Field(131072, ge=1)
     """K. `identity` has no choice: its K is the number of LoRA parameters."""
     seed: int = Field(0, ge=0)
 

@@ -25,11 +25,13 @@ from gradsift.gradients import AdamForm, ProjectionConfig
 from gradsift.influence_check.experiments import (
     FLOATS_AT_ONCE,
     Bench,
+    Experiment,
     Figures,
     Part,
     TargetSample,
     one_step,
     predictions,
+    projection_name,
     trajectory,
 )
 from gradsift.influence_check.predictions import FORMS
@@ -37,7 +39,7 @@ from gradsift.influence_check.steps import StepSettings
 from gradsift.machine import RunFolder, atomic_path, damaged, fingerprint, free_memory
 from gradsift.model import Checkpoint, ModelConfig, model_fingerprint
 from gradsift.selection import ScoreConfig
-from gradsift.store import checksum
+from gradsift.store import BITS, checksum
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ class CheckConfig(BaseModel):
     """Tokens of a target's examples that its loss is measured on, drawn over its subtasks in turns; None: all of it."""
     per_subtask: bool = True
     """False: a target's examples are one subtask, which needs less memory (two gradients a subtask)."""
-    sketch_dims: tuple[Dimension, ...] = (512, 2048, 8192, 32768)
+    sketch_dims: tuple[Dimension, ...] = (512, 2048, 8192, 32768, 131072)
     rademacher_dims: tuple[Dimension, ...] = (512, 2048, 8192)
     """Its cost grows with K: about 2 · parameters · K operations a direction."""
     stability_rows: int = Field(400, ge=0)
@@ -94,6 +96,8 @@ class InfluenceSettings:
 
     adam: AdamForm
     projection: ProjectionConfig
+    store_dtype: str
+    """Of the pool's rows."""
     score: ScoreConfig
     max_grad_norm: float
 
@@ -126,18 +130,28 @@ class InfluenceCheck:
 
     def parts(self, checkpoints: Sequence[Checkpoint]) -> list[Part]:
         """The experiments that the settings ask for. Raises ConfigError for an unknown checkpoint."""
-        main, config = self._main(checkpoints), self.config
+        main, config, part = self._main(checkpoints), self.config, self._part
         projections, own = tuple(self._projections()), self.own_projection
         first = tuple(dict.fromkeys((*(item for item in projections if item.seed == 0), *own)))
         elsewhere = [item for item in checkpoints if item != main and config.checkpoint_draws]
-        parts = [Part("single", main, config.draws)]
-        parts += [Part("projected", main, config.draws, first)] if first else []
-        parts += [Part("stability", main, config.stability_rows, projections)] if config.stability_rows else []
+        parts = [part("single", main, config.draws)]
+        parts += [part("projected", main, config.draws, first)] if first else []
+        parts += [part("stability", main, config.stability_rows, projections)] if config.stability_rows else []
         for item in elsewhere:
             num_draws = min(config.draws, config.checkpoint_draws)
-            parts += [Part("single", item, num_draws)] + ([Part("projected", item, num_draws, own)] if own else [])
-        parts += [Part("batch", main, config.batches, own)] if config.batches else []
-        return parts + ([Part("trajectory", main, config.steps, own)] if config.steps else [])
+            parts += [part("single", item, num_draws)] + ([part("projected", item, num_draws, own)] if own else [])
+        parts += [part("batch", main, config.batches, own)] if config.batches else []
+        return parts + ([part("trajectory", main, config.steps, own)] if config.steps else [])
+
+    def _part(
+        self, experiment: Experiment, checkpoint: Checkpoint, draws: int, projections: Sequence[ProjectionConfig] = ()
+    ) -> Part:
+        """An experiment; where the run's store is quantised, so are those of its projections that differ from the run's
+        in their seed alone."""
+        dtype = self.settings.store_dtype
+        own = {(item.kind, item.dim) for item in self.own_projection if dtype in BITS}
+        like_own = [projection_name(item) for item in projections if (item.kind, item.dim) in own]
+        return Part(experiment, checkpoint, draws, tuple(projections), dict.fromkeys(like_own, dtype))
 
     @property
     def own_projection(self) -> tuple[ProjectionConfig, ...]:
@@ -193,7 +207,8 @@ class InfluenceCheck:
         adam = self.settings.adam if part.experiment == "stability" else None
         projections = [projection.model_dump() for projection in part.projections]
         where = [part.checkpoint.fingerprint(), part.checkpoint.learning_rate, part.draws, self.settings.max_grad_norm]
-        return fingerprint([part.experiment, where, keys, projections, corpora, adam])
+        quantised = [part.quantised] if part.quantised else []
+        return fingerprint([part.experiment, where, keys, projections, corpora, adam, *quantised])
 
     def _is_done(self, part: Part, sample: TargetSample) -> bool:
         path = self.file(part, sample.name)

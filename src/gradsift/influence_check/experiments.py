@@ -17,6 +17,7 @@ from gradsift.influence_check.predictions import (
     DirectionSums,
     Products,
     TargetDirections,
+    as_stored,
     direction,
     epsilon_shares,
     flat_gradients,
@@ -75,6 +76,8 @@ class Part:
     checkpoint: Checkpoint
     draws: int
     projections: tuple[ProjectionConfig, ...] = ()
+    quantised: Mapping[str, str] = field(default_factory=dict)
+    """By the names of projections whose rows are taken as they come back from a store besides: its dtype."""
 
     @property
     def label(self) -> str:
@@ -165,6 +168,11 @@ def projection_name(projection: ProjectionConfig) -> str:
     return f"{projection.kind}/{projection.dim}/{projection.seed}"
 
 
+def stored_name(projection: str, dtype: str) -> str:
+    """`kind/dim/seed/dtype`: rows projected, then quantised as a run's store has them."""
+    return f"{projection}/{dtype}"
+
+
 def by_subtask(sample: TargetSample, found: Sequence[tuple[list[int], Tensor]]) -> Tensor:
     """Means over each subtask of values that came with their positions: float64 [G]."""
     sums_G = torch.zeros(len(sample.subtasks), dtype=torch.float64)
@@ -238,6 +246,7 @@ class Record:
     def __init__(self, bench: Bench, part: Part, targets: Sequence[str]) -> None:
         self._bench = bench
         self.projectors = bench.projectors(part.projections)
+        self._quantised = part.quantised
         self._products: list[dict[str, list[Products]]] = [{} for _ in targets]
         self._drops: list[list[Tensor]] = [[] for _ in targets]
         self._unit_sums = {name: torch.zeros(bench.size, device=bench.device) for name in DIRECTIONS}
@@ -253,7 +262,7 @@ class Record:
             self._unit_sums[name] += unit_rows(rows_CP).sum(dim=0)
             for projection, projector in self.projectors.items():
                 features_CK = projected(rows_CP, projector, self._bench.shapes)
-                _keep(self._products, f"{name}|{projection}", features_CK, [item[projection] for item in directions])
+                _keep_projected(self._products, name, projection, features_CK, directions, self._quantised)
 
     def step(self, gradient_P: Tensor, directions: Sequence[Mapping[str, TargetDirections]]) -> None:
         """Take the step on this gradient; the direction that it went is a form of its own."""
@@ -306,9 +315,25 @@ def predictions(
                 for projection, projector in projectors.items():
                     if name in forms or projection == EXACT:
                         features_CK = projected(rows_CP, projector, bench.shapes)
-                        _keep(found, f"{name}|{projection}", features_CK, [item[projection] for item in directions])
+                        _keep_projected(found, name, projection, features_CK, directions, part.quantised)
             progress.advance(len(rows), sum(row.num_tokens for row in rows))
     return [Figures(joined(item)) for item in found]
+
+
+def _keep_projected(
+    found: Sequence[dict[str, list[Products]]],
+    form: str,
+    projection: str,
+    features_CK: Tensor,
+    directions: Sequence[Mapping[str, TargetDirections]],
+    quantised: Mapping[str, str],
+) -> None:
+    """Add the products of these rows through a projection, and besides as they come back from a quantised store."""
+    targets = [item[projection] for item in directions]
+    _keep(found, f"{form}|{projection}", features_CK, targets)
+    if projection in quantised:
+        stored_CK = as_stored(features_CK, quantised[projection])
+        _keep(found, f"{form}|{stored_name(projection, quantised[projection])}", stored_CK, targets)
 
 
 def _keep(

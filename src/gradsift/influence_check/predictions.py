@@ -22,6 +22,7 @@ from gradsift.gradients import (
     build_projector,
 )
 from gradsift.model import AdamSettings, Moments, alike_parts
+from gradsift.store import BITS, quantized
 
 FORMS: tuple[AdamForm, ...] = ("reference", "adamw", "sgd", "sign")
 WITHOUT_MOMENTUM = "-without-momentum"
@@ -67,6 +68,12 @@ def projected(rows_BP: Tensor, projector: Projector | None, shapes: Shapes) -> T
     for name, part_BD in zip(shapes, rows_BP.split(sizes, dim=1), strict=True):
         projector.add(features_BK, part_BD, name)
     return features_BK
+
+
+def as_stored(features_BK: Tensor, dtype: str) -> Tensor:
+    """Rows as they come back from a store of that quantised dtype, float32 [B, K]."""
+    levels_BK, scales_B = quantized(features_BK, BITS[dtype])
+    return levels_BK * scales_B[:, None]
 
 
 def epsilon_shares(gradients_BP: Tensor, moments: Moments, adam: AdamSettings) -> dict[str, float]:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from gradsift.influence_check.agreement import overlap, pearson, share_of_variance, spearman, top_rows
 from gradsift.influence_check.check import InfluenceCheck, read_figures
-from gradsift.influence_check.experiments import EXACT, STEP, Figures, Part, projection_name
+from gradsift.influence_check.experiments import EXACT, STEP, Figures, Part, projection_name, stored_name
 from gradsift.influence_check.predictions import DIRECTIONS, MEASURES, WITHOUT_MOMENTUM, Products
 from gradsift.influence_check.tables import Record, report_lines
 from gradsift.machine import atomic_open, atomic_path, write_json
-from gradsift.selection import combined
+from gradsift.selection import combined, on_one_scale
 
 TOP_FRACTION = 0.05
 
@@ -62,11 +62,12 @@ class Measured:
         return self.whole(self.figures.tensors["drops"])
 
 
-def _place(key: tuple[str, str]) -> tuple[int, str, list[int]]:
-    """Where a form and projection stand in the tables: exact first, then by kind, K and seed."""
+def _place(key: tuple[str, str]) -> tuple[int, str, list[int], int]:
+    """Where a form and projection stand in the tables: exact first, then by kind, K and seed; as stored, after that."""
     form, projection = key
-    kind, *numbers = projection.split("/")
-    return [*DIRECTIONS, STEP].index(form), "" if projection == EXACT else kind, [int(number) for number in numbers]
+    kind, *rest = projection.split("/")
+    numbers = [int(part) for part in rest if part.isdecimal()]
+    return [*DIRECTIONS, STEP].index(form), "" if projection == EXACT else kind, numbers, len(rest)
 
 
 def write_influence_report(check: InfluenceCheck, parts: Sequence[Part], targets: Sequence[str]) -> str:
@@ -117,13 +118,20 @@ def _target(check: InfluenceCheck, items: Sequence[Measured]) -> Record:
             *by_checkpoints(singles, singles, EXACT, check.settings.adam),
             *(
                 record
-                for own in check.own_projection
-                for record in by_checkpoints(singles, _in_order(projected), projection_name(own), check.settings.adam)
+                for own in _own_names(check, projected)
+                for record in by_checkpoints(singles, _in_order(projected), own, check.settings.adam)
             ),
         ],
         "shared_term": [record for item in singles for record in shared_terms(item)],
         "stability": [record for item in stability for record in stabilities(check, item)],
     }
+
+
+def _own_names(check: InfluenceCheck, projected: Sequence[Measured]) -> list[str]:
+    """The run's own projection, and that as its rows are stored."""
+    names = [projection_name(own) for own in check.own_projection]
+    quantised = projected[0].part.quantised if projected else {}
+    return names + [stored_name(name, quantised[name]) for name in names if name in quantised]
 
 
 def _in_order(items: Iterable[Measured]) -> list[Measured]:
@@ -218,14 +226,16 @@ def stabilities(check: InfluenceCheck, item: Measured) -> Iterable[Record]:
     """
     form, how = check.settings.adam, check.settings.score
 
+    def scored(name: str, projection: str = EXACT) -> tuple[Tensor, Tensor]:
+        return combined(on_one_scale(item.products(name, projection).measure(how.subtasks), how), how.combine)
+
     def best(name: str, projection: str) -> set[int]:
-        scores_N, _ = combined(item.products(name, projection).measure(how.subtasks), how.combine)
-        return top_rows(scores_N, TOP_FRACTION)
+        return top_rows(scored(name, projection)[0], TOP_FRACTION)
 
     exact = best(form, EXACT)
     facts = {"rows": item.part.draws, "top": len(exact), "checkpoint": item.part.checkpoint.name}
     for name in DIRECTIONS:
-        _, best_N = combined(item.products(name).measure(how.subtasks), how.combine)
+        _, best_N = scored(name)
         yield {
             **facts,
             "form": name,
@@ -233,18 +243,28 @@ def stabilities(check: InfluenceCheck, item: Measured) -> Iterable[Record]:
             "overlap_with_exact": overlap(best(name, EXACT), exact),
             "commonest_best_subtask": float(best_N.bincount().max()) / len(best_N),
         }
-    unseeded = dict.fromkeys((projection.kind, projection.dim) for projection in item.part.projections)
-    for kind, dim in unseeded:
-        seeds = [projection for projection in item.part.projections if (projection.kind, projection.dim) == (kind, dim)]
-        tops = [best(form, projection_name(projection)) for projection in seeds]
+    for projection, names in _over_seeds(item.part).items():
+        tops = [best(form, name) for name in names]
         between = [overlap(*pair) for pair in itertools.combinations(tops, 2)]
         yield {
             **facts,
             "form": form,
-            "projection": f"{kind}/{dim}",
+            "projection": projection,
             "overlap_with_exact": float(np.mean([overlap(top, exact) for top in tops])),
             "overlap_between_seeds": float(np.mean(between)) if between else None,
         }
+
+
+def _over_seeds(part: Part) -> dict[str, list[str]]:
+    """The names of a part's projections by kind and K, those as stored apart."""
+    found: dict[str, list[str]] = {}
+    for projection in part.projections:
+        name, unseeded = projection_name(projection), f"{projection.kind}/{projection.dim}"
+        found.setdefault(unseeded, []).append(name)
+        if name in part.quantised:
+            dtype = part.quantised[name]
+            found.setdefault(f"{unseeded}/{dtype}", []).append(stored_name(name, dtype))
+    return found
 
 
 def plot(check: InfluenceCheck, measured: Mapping[str, Sequence[Measured]]) -> None:

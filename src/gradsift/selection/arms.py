@@ -2,35 +2,64 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from gradsift.presets import PresetName
 from gradsift.selection.selecting import MethodNames, StrategyName, members, method_label
+
+NAMES_OF_CELLS = re.compile(r"base|.*-transfer|.*pct")
+"""What a comparison calls the untrained model, the other model's cells and budgets."""
 
 
 class ArmConfig(BaseModel):
-    """A way to select: a method, or several fused, and the strategy that takes rows from its scores."""
+    """A way to select: a method, or several fused, and what it has in the place of the run's settings.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Any key of the sections `features`, `score` and `select` may stand beside the method; which there are, `config`
+    knows, and refuses others.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     method: MethodNames
+    name: str | None = None
+    """None: of the method and its own settings."""
     strategy: StrategyName | None = None
     """None: select.strategy, else the method's own."""
     epochs: int | None = Field(None, ge=1)
     """Of the training; None: train.epochs. The full pool is large: fewer may do."""
+    preset: PresetName | None = None
+    """Whose features and scores it has; the warmup is the run's. None: the run's."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Its own keys of other sections."""
+        return self.model_extra or {}
 
     @property
     def label(self) -> str:
-        """What tables and files call it."""
-        label = method_label(self.method)
-        return label if self.strategy is None else f"{label}-{self.strategy}"
+        """What tables and files call it, in whatever order its settings stand."""
+        if self.name is not None:
+            return self.name
+        own = (_said(key, value) for key, value in sorted(self.settings.items()))
+        return "-".join(part for part in (method_label(self.method), self.strategy, self.preset, *own) if part)
 
     @property
     def methods(self) -> tuple[str, ...]:
         """The methods that are fused, or the only one."""
         return members(self.method)
+
+
+def _said(key: str, value: Any) -> str:
+    """A setting in a name: a word says itself, a number its key too."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return "-".join([key, *sorted(_said(str(inner), item) for inner, item in value.items())])
+    return f"{key}{value}"
 
 
 class CompareConfig(BaseModel):
@@ -42,7 +71,7 @@ class CompareConfig(BaseModel):
         [ArmConfig(method=name) for name in ("less", "random", "bm25", "dsir", "rds", "full")], min_length=1
     )
     """Names of methods, lists of those to fuse (`[less, rds+]`), or `{method: less, strategy: round_robin}`,
-    `{method: full, epochs: 1}`."""
+    `{method: full, epochs: 1}`, `{method: less, preset: paper}`, `{name: scaled, method: less, normalize: zscore}`."""
     seeds: list[int] = Field([0, 1, 2], min_length=1)
     """Of the warmup's rows, the order of training and random choices; the pool and its samples stay the same."""
     fractions: list[float] = []
@@ -68,6 +97,10 @@ class CompareConfig(BaseModel):
         for label in labels:
             if labels.count(label) > 1:
                 raise ValueError(f"{label} stands there twice")
+            if not re.fullmatch(r"\w[\w.+-]*", label):
+                raise ValueError(f"{label[:40]!r} can't name files: give it a `name` of letters, digits, . _ + -")
+            if NAMES_OF_CELLS.fullmatch(label):
+                raise ValueError(f"{label} is what a cell of another kind is called: give it another `name`")
         return value
 
     @field_validator("fractions")

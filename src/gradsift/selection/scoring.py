@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from gradsift.errors import UserError
+from gradsift.selection.normalization import Normalization, normalized
 from gradsift.selection.products import Products, Workspace, build_products
 
 
@@ -25,6 +26,15 @@ class ScoreConfig(BaseModel):
     of its own, as in RDS+ (arXiv 2503.01807): scores are then 4 bytes a pool row and example."""
     combine: Literal["max", "mean"] = "max"
     """From the subtasks' influences to the score."""
+    normalize: Normalization = "none"
+    """What is done to each subtask's scores over the pool before `combine` and the strategy see them: `center` (mean
+    0), `zscore` (mean 0, variance 1) or `rank`; for every method's scores."""
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """The settings as fingerprints hold them: without what is as it was before there was the key, so that scores
+        made then stay."""
+        return self.model_dump(exclude={"normalize"} if self.normalize == "none" else set())
 
 
 def usable_rows(norms_N: Tensor) -> Tensor:
@@ -108,6 +118,11 @@ class Influence:
     def _of_block(self, stored_SP: Tensor) -> Tensor:
         with self._core:
             return self._products(stored_SP, self._workspace)
+
+
+def on_one_scale(scores_NG: Tensor, config: ScoreConfig) -> Tensor:
+    """The pool's scores as `score.normalize` says, float32 [N, G]."""
+    return torch.from_numpy(normalized(scores_NG.numpy(), config.normalize))
 
 
 def combined(scores_NG: Tensor, how: str) -> tuple[Tensor, Tensor]:

@@ -68,6 +68,8 @@ class SelectConfig(BaseModel):
     several selections of one method."""
     strategy: StrategyName | None = None
     """A name of STRATEGIES; None: the method's own, `top` but for `rds+`."""
+    less_strategy: StrategyName = "top"
+    """The own one of `less`."""
     fraction: float | None = Field(None, gt=0, le=1)
     """Of the rows read from the pool."""
     count: int | None = Field(None, ge=1)
@@ -111,7 +113,7 @@ class SelectConfig(BaseModel):
 
     def order_of(self, method: str) -> str:
         """The strategy by which rows are taken from a method's scores: the user's, else the method's own."""
-        return self.strategy or own_strategy(method)
+        return self.strategy or (self.less_strategy if method == "less" else own_strategy(method))
 
 
 DEFAULT_FRACTION = 0.05

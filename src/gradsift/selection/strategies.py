@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from gradsift.selection.normalization import normalized
+
 VOTE_QUANTILE = 0.8
 """A row has a subtask's vote from this quantile of the subtask's scores on; ICONS' value."""
 
@@ -65,7 +67,7 @@ def bids(candidates: Candidates) -> Iterator[int]:
     argmax over rows i of max over subtasks j of (Z_ij - mean of Z_kj over k in T). Deviates from the paper where
     its columns are single validation examples: ours are subtasks.
     """
-    standard_MG = _standardised(candidates.subtask_scores_MG)
+    standard_MG = normalized(candidates.subtask_scores_MG, "zscore")
     heads = _Heads(standard_MG)
     sum_G = np.zeros(standard_MG.shape[1])
     for num_taken in range(len(standard_MG)):
@@ -93,18 +95,6 @@ def _by_keys(*keys: npt.NDArray[np.float64] | npt.NDArray[np.int64]) -> Iterator
 def _mean_score(candidates: Candidates) -> npt.NDArray[np.float64]:
     mean_M: npt.NDArray[np.float64] = candidates.subtask_scores_MG.mean(axis=1, dtype=np.float64)
     return mean_M
-
-
-def _standardised(scores_MG: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Mean 0 and variance 1 in every column; a column of one value becomes 0."""
-    if not len(scores_MG):
-        return scores_MG
-    mean_G = scores_MG.mean(axis=0, dtype=np.float64)
-    # Rounding gives a column of one value a deviation just above 0.
-    varies_G = scores_MG.max(axis=0) > scores_MG.min(axis=0)
-    deviation_G = np.where(varies_G, scores_MG.std(axis=0, dtype=np.float64), np.inf)
-    standard_MG: npt.NDArray[np.float32] = ((scores_MG - mean_G) / deviation_G).astype(np.float32)
-    return standard_MG
 
 
 class _Heads:

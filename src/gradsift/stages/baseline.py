@@ -37,7 +37,7 @@ class BaselineStage:
         examples = encoded_target(self.run, target, self.seed)
         subtasks = [example.subtask or target.name for example in examples]
         data = [Corpus(folder).manifest["fingerprint"] for folder in (self.run.pool, self.run.target(target.name))]
-        inputs = fingerprint([method, self.seed, self.config.model_dump(), data, subtasks])
+        inputs = fingerprint([method, self.seed, self.config.decisive, data, subtasks])
         if facts_of(self.run.scores(target.name, method)).get("inputs") == inputs:
             logger.info("score %s: %s has its scores", target.name, method)
             return
@@ -75,7 +75,7 @@ def write_numbers(
     """Write a number a row as the target's score, the same for all subtasks, unless it was before; `made_from` says
     what the numbers come from."""
     names = sorted({name or target for name in Corpus(run.target(target)).column("subtask")})
-    inputs = fingerprint([method, config.model_dump(), *made_from, names])
+    inputs = fingerprint([method, config.decisive, *made_from, names])
     if facts_of(run.scores(target, method)).get("inputs") == inputs:
         logger.info("score %s: %s has its scores", target, method)
         return

@@ -44,7 +44,7 @@ class EmbeddingStage:
             "representation": EMBEDDING,
             "embedder": self.config.model,
             "projection": unprojected(self._dim),
-            "dtype": self.features.dtype_of(is_pool=corpus == self.run.pool),
+            "dtype": self.features.dtype_of(is_pool=corpus == self.run.pool, is_representation=True),
             "data": Corpus(corpus).manifest["fingerprint"],
         }
         writer = store_writer(corpus, folder, meaning, self.features)

@@ -64,7 +64,8 @@ class FeaturesStage:
         """Make the shards that are missing."""
         units = _missing(unfinished)
         needed = MANIFEST_BYTES * len(unfinished) + sum(unit.num_bytes for unit in units)
-        remedy = "lower features.projection.dim, or set features.store_dtype=int8"
+        smaller = "" if self.config.store_dtype == "int1" else ", or set features.store_dtype=int1"
+        remedy = f"lower features.projection.dim{smaller}"
         require_space(self.run.path, needed, "the features", remedy)
         logger.info("features: %d of %d shards to make", len(units), sum(w.num_shards for _, w in unfinished))
         make_worker = partial(FeatureWorker, self.model, self.config)

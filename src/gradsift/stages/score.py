@@ -37,6 +37,7 @@ from gradsift.selection import (
     build_products,
     checkpoint_weights,
     combined,
+    on_one_scale,
     scored_subtasks,
     subtask_directions,
     usable_rows,
@@ -132,7 +133,7 @@ def _target_side(
     usable_CV = torch.stack([usable_rows(norms_V) for _, norms_V in sides])
     members, names = _members(ids, subtasks, usable_CV.all(dim=0), config)
     directions = [subtask_directions(*side, members, names, config.subtasks) for side in sides]
-    inputs = fingerprint([config.model_dump(), list(weights), subtasks, meanings])
+    inputs = fingerprint([config.decisive, list(weights), subtasks, meanings])
     return TargetSide(target, names, directions, int((~usable_CV).sum(dim=1).max()), inputs)
 
 
@@ -206,9 +207,11 @@ def _span_scores(threads: Threads, pool: FeatureStore, directions_GK: Tensor) ->
 def write_scores(
     run: RunFolder, side: TargetSide, scores_NG: Tensor, config: ScoreConfig, method: str = "less"
 ) -> None:
-    """Combine the subtasks' scores and write them; the facts beside them, written last, say what they come from."""
+    """Put the subtasks' scores on one scale, combine and write them; the facts beside them, written last, say what they
+    come from."""
     corpus = Corpus(run.pool)
     scores_NG, num_others = _of_candidates(scores_NG, side.candidates)
+    scores_NG = on_one_scale(scores_NG, config)
     score_N, best_N = combined(scores_NG, config.combine)
     num_unselectable = int((~score_N.isfinite()).sum()) - num_others
     table = corpus.table(["id", "source", "row", "num_tokens"])

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 KEYS = ("inputs", "sha256", "rows", "num_selected", "num_tokens", "per_source", "kept_out")
-NEWER = {"random_share": 0.0}
+NEWER = {"random_share": 0.0, "less_strategy": "top"}
 """Keys of `select` that came later, and what was done before: selections made then stay."""
 LARGE_SHARE = 0.5
 """Share of the chosen rows above which one subtask's is worth a word …"""
@@ -157,7 +157,7 @@ class SelectStage:
         if by_largest and num_subtasks > MOST_ALONE and count > LARGE_SHARE * num_rows:
             logger.warning(
                 "select %s: %d of %d rows are chosen for %s alone, one of %d subtasks; select.strategy=round_robin "
-                "gives each its turn",
+                "gives each its turn, score.normalize=zscore all the same scale",
                 target,
                 count,
                 num_rows,

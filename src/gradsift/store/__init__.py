@@ -6,7 +6,14 @@ from gradsift.store.blocks import Span, SpanReader, block_rows
 from gradsift.store.builder import ShardBuilder
 from gradsift.store.checksums import checksum
 from gradsift.store.conversion import quantize
-from gradsift.store.quantization import BITS, LEVEL_FACTORS, multiples_of_levels, packed_width, unpacked
+from gradsift.store.quantization import (
+    BITS,
+    LEVEL_FACTORS,
+    multiples_of_levels,
+    packed_width,
+    quantized,
+    unpacked,
+)
 from gradsift.store.shards import DTYPES, row_bytes, stacked
 from gradsift.store.store import FeatureStore, require_joinable
 from gradsift.store.writer import StoreWriter
@@ -25,6 +32,7 @@ __all__ = [
     "multiples_of_levels",
     "packed_width",
     "quantize",
+    "quantized",
     "require_joinable",
     "row_bytes",
     "stacked",
