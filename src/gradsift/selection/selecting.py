@@ -67,9 +67,9 @@ class SelectConfig(BaseModel):
     """What the selection, its model and its evaluation are called; None: the method. So that one run folder holds
     several selections of one method."""
     strategy: StrategyName | None = None
-    """A name of STRATEGIES; None: the method's own, `top` but for `rds+`."""
-    less_strategy: StrategyName = "top"
-    """The own one of `less`."""
+    """A name of STRATEGIES; None: the method's own, `top` but for `less` and `rds+`."""
+    less_strategy: StrategyName = "round_robin"
+    """The own one of `less`: by the maximum one subtask takes most rows (docs/results.md); the paper has `top`."""
     fraction: float | None = Field(None, gt=0, le=1)
     """Of the rows read from the pool."""
     count: int | None = Field(None, ge=1)
