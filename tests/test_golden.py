@@ -38,6 +38,7 @@ def golden_config(folder: Path, adam: str) -> Path:
             {"name": "golden", "path": str(write_jsonl(folder / "target.jsonl", target)), "subtask_column": "part"}
         ],
         encoding={"template": "tulu", "max_length": facts["max_length"]},
+        preset="paper",
         warmup={"checkpoints": [str(GOLDEN / name) for name in CHECKPOINTS]},
         features={"projection": {"kind": "identity"}, "adam": adam, "store_dtype": "float32", "shard_rows": 10},
     )

@@ -104,7 +104,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(key: str, value: str) -> No
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({}, "top"),
+        ({}, "round_robin"),
         ({"method": "bm25"}, "top"),
         ({"method": "rds+"}, "round_robin"),
         ({"less_strategy": "mean"}, "mean"),

@@ -21,7 +21,7 @@ from gradsift.store.writer import StoreWriter
 CANDIDATES = "features.candidates={method: bm25, fraction: 0.4}"
 ALONE = "features.tokens_per_batch=1"
 """A row a batch, so that its feature has the same bits in any company."""
-UNTIL_SELECT = ("--until", "select", ALONE)
+UNTIL_SELECT = ("--until", "select", ALONE, "select.strategy=top")
 
 
 @pytest.fixture(scope="module")

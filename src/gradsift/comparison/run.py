@@ -150,6 +150,8 @@ def _inputs(config: RunConfig, cell: Cell) -> str:
     """What decides a cell, as far as the config says it; a changed pool is refused when it is encoded."""
     own = cell_config(config, cell)
     settings = own.model_dump(mode="json", include=DECISIVE)
+    for key in own.select.idle_keys:
+        del settings["select"][key]
     if "less" not in own.select.methods:
         del settings["features"]["candidates"]
     if TOV not in (*own.select.methods, (settings["features"].get("candidates") or {}).get("method")):

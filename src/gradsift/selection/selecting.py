@@ -111,6 +111,11 @@ class SelectConfig(BaseModel):
             raise ValueError("give one of fraction, count and tokens")
         return self
 
+    @property
+    def idle_keys(self) -> set[str]:
+        """Keys that decide nothing beside the others: a selection stays when they change."""
+        return set() if "less" in self.methods and self.strategy is None else {"less_strategy"}
+
     def order_of(self, method: str) -> str:
         """The strategy by which rows are taken from a method's scores: the user's, else the method's own."""
         return self.strategy or (self.less_strategy if method == "less" else own_strategy(method))

@@ -91,7 +91,7 @@ class SelectStage:
 
     def _settings(self) -> dict[str, Any]:
         """What decides a selection, without newer keys that stand at what was done before there were any."""
-        settings = self.config.model_dump(exclude={"name"})
+        settings = self.config.model_dump(exclude={"name", *self.config.idle_keys})
         return {key: value for key, value in settings.items() if key not in NEWER or value != NEWER[key]}
 
     def _overlaps(self, targets: Sequence[TargetConfig]) -> Mapping[str, Mapping[str, Any]]:
