@@ -189,7 +189,7 @@ def test_a_preset_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFi
     assert "preset: input should be 'gradsift' or 'paper', not 'papr'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["", "- a\n", "preset: [\n", "preset: other\n"])
+@pytest.mark.parametrize("content", ["", "- a\n", "preset: [\n", "preset: other\n", "preset: [paper]\n"])
 def test_a_kept_config_that_says_no_preset_leaves_the_default(tmp_path: Path, content: str) -> None:
     path = tiny_run(tmp_path, Path("model"))
     (tmp_path / "run").mkdir()

@@ -19,7 +19,7 @@ from gradsift.encoding import Corpus, EncodingConfig
 from gradsift.errors import ConfigError, RunFolderError, nearest
 from gradsift.evaluation import EvaluateConfig
 from gradsift.executors import ExecutorConfig
-from gradsift.features import FeaturesConfig, is_chosen_exactly
+from gradsift.features import FeaturesConfig, gives_dim_or_kind
 from gradsift.influence_check import CheckConfig
 from gradsift.machine import RunFolder, atomic_open, first_difference, is_read_only, read_record
 from gradsift.model import ModelConfig
@@ -185,7 +185,7 @@ def arm_config(config: RunConfig, arm: ArmConfig) -> RunConfig:
     for key, value in arm.settings.items():
         section = _section_of(key, arm)
         sections[section] = filled({key: value}, sections[section])
-    if is_chosen_exactly(arm.settings.get("projection")):
+    if gives_dim_or_kind(arm.settings.get("projection")):
         for key in DTYPE_KEYS - arm.settings.keys():  # are what they are beside such a projection
             del sections["features"][key]
     try:
@@ -257,7 +257,7 @@ def _preset_of(run: RunFolder) -> str:
     if not isinstance(values, Mapping):
         return DEFAULT_PRESET
     preset = values.get("preset", PRESET_OF_BEFORE)
-    return preset if preset in PRESETS else DEFAULT_PRESET
+    return preset if isinstance(preset, str) and preset in PRESETS else DEFAULT_PRESET
 
 
 def _read_yaml(path: Path) -> Any:

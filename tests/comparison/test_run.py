@@ -162,6 +162,19 @@ def test_a_cell_whose_predictions_were_cut_is_made_again(compared: Path) -> None
     assert predictions.read_bytes() == before
 
 
+def test_the_table_alone_does_not_say_that_a_cut_cell_is_made_again(
+    compared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predictions = predictions_of(compared, "random-25pct")
+    before = predictions.read_bytes()
+    predictions.write_bytes(before[:-9])
+    assert gradsift("compare", compared / "config.yaml", "--table") == 0
+    said = capsys.readouterr().err
+    assert f"{predictions} is not what was written: it counts as not made" in said
+    assert "made again" not in said
+    predictions.write_bytes(before)
+
+
 @pytest.mark.parametrize("content", ["{}", "[]", "", '{"inputs": 3}'])
 def test_a_damaged_record_is_named(compared: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = comparison(compared) / "cells" / "seed-1" / "sums" / "random-25pct.json"

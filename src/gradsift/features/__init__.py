@@ -5,7 +5,7 @@ from __future__ import annotations
 from gradsift.features.gradient_features import FeatureMaker
 from gradsift.features.meaning import origin_meaning, rows_meaning, unprojected
 from gradsift.features.origins import Origin, SoleOrigin, TunedOrigin
-from gradsift.features.settings import CandidatesConfig, FeaturesConfig, is_chosen_exactly
+from gradsift.features.settings import CandidatesConfig, FeaturesConfig, gives_dim_or_kind
 from gradsift.features.work import StoreTask, Unit, store_writer
 from gradsift.features.worker import FeatureWorker
 
@@ -19,7 +19,7 @@ __all__ = [
     "StoreTask",
     "TunedOrigin",
     "Unit",
-    "is_chosen_exactly",
+    "gives_dim_or_kind",
     "origin_meaning",
     "rows_meaning",
     "store_writer",

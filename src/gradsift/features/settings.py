@@ -15,8 +15,8 @@ from gradsift.store import DTYPES
 StoreDtype = Literal["float16", "bfloat16", "float32", "int8", "int4", "int1"]
 
 
-def is_chosen_exactly(projection: Any) -> bool:
-    """Whether what is given of a projection says how exact features are to be: its dim or its kind."""
+def gives_dim_or_kind(projection: Any) -> bool:
+    """Whether what is given of a projection says its dim or its kind, and with it how exact features are to be."""
     given = projection.model_fields_set if isinstance(projection, ProjectionConfig) else projection
     return isinstance(given, Mapping | set) and not {"dim", "kind"}.isdisjoint(given)
 
@@ -66,7 +66,7 @@ class FeaturesConfig(BaseModel):
         """What they are depends on what else is given; afterwards the config says it."""
         if not isinstance(value, Mapping) or "store_dtype" in value:
             return value
-        exact = {"store_dtype": "float16"} if is_chosen_exactly(value.get("projection")) else {}
+        exact = {"store_dtype": "float16"} if gives_dim_or_kind(value.get("projection")) else {}
         return {"representation_dtype": "float16", **value, **exact}
 
     def dtype_of(self, is_pool: bool, is_representation: bool = False) -> str:
