@@ -44,6 +44,7 @@ FREE_KEYS = (
 their sections change."""
 ARM_SECTIONS: dict[str, type[BaseModel]] = {"features": FeaturesConfig, "score": ScoreConfig, "select": SelectConfig}
 """Sections whose keys an arm of a comparison may have of its own."""
+BUDGET_KEYS = {"fraction", "count", "tokens"}
 DTYPE_KEYS = {"store_dtype", "representation_dtype"}
 KEPT_CONFIG_REMEDY = "put it back as it was, or use another run_dir"
 PATH_KEYS = ("run_dir", "path", "test_path", "dataset_dir", "name_or_path", "template", "include_path")
@@ -177,11 +178,14 @@ def inherited(train: Mapping[str, Any], warmup: Mapping[str, Any]) -> dict[str, 
 def arm_config(config: RunConfig, arm: ArmConfig) -> RunConfig:
     """The config with the own settings of a comparison's arm in the place of the run's, and no comparison.
 
-    Its preset's features and scores come first, then its own keys. Raises ValueError naming the first that is wrong.
+    Its preset's features and scores come first, then its own keys; a budget of its own takes the place of the run's.
+    Raises ValueError naming the first that is wrong.
     """
     if not (arm.preset or arm.settings):
         return config
     sections = {name: getattr(config, name).model_dump() | _of_preset(name, arm.preset) for name in ARM_SECTIONS}
+    if BUDGET_KEYS & arm.settings.keys():
+        sections["select"] |= dict.fromkeys(BUDGET_KEYS)
     for key, value in arm.settings.items():
         section = _section_of(key, arm)
         sections[section] = filled({key: value}, sections[section])
