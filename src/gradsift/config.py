@@ -184,18 +184,26 @@ def arm_config(config: RunConfig, arm: ArmConfig) -> RunConfig:
     if not (arm.preset or arm.settings):
         return config
     sections = {name: getattr(config, name).model_dump() | _of_preset(name, arm.preset) for name in ARM_SECTIONS}
+    for key in _dtypes_left_out(arm, sections["features"]):
+        del sections["features"][key]
     if BUDGET_KEYS & arm.settings.keys():
         sections["select"] |= dict.fromkeys(BUDGET_KEYS)
     for key, value in arm.settings.items():
         section = _section_of(key, arm)
         sections[section] = filled({key: value}, sections[section])
-    if gives_dim_or_kind(arm.settings.get("projection")):
-        for key in DTYPE_KEYS - arm.settings.keys():  # are what they are beside such a projection
-            del sections["features"][key]
     try:
         return RunConfig.model_validate({**config.model_dump(), "compare": {}, **sections})
     except ValidationError as error:
         raise ValueError(f"compare.methods: {arm.label[:MAX_SHOWN]}: {_first_problem(error)}") from error
+
+
+def _dtypes_left_out(arm: ArmConfig, features: Mapping[str, Any]) -> set[str]:
+    """Keys that the arm's own settings decide, not the run's: both beside a projection's dim or kind, and the
+    representations' beside a `store_dtype`, where they have that of the stores."""
+    follow = features["representation_dtype"] == features["store_dtype"]
+    if gives_dim_or_kind(arm.settings.get("projection")) or ("store_dtype" in arm.settings and follow):
+        return DTYPE_KEYS - arm.settings.keys()
+    return set()
 
 
 def _of_preset(section: str, preset: PresetName | None) -> dict[str, Any]:

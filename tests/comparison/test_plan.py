@@ -133,8 +133,12 @@ def test_an_arms_preset_has_its_features_and_scores_and_the_runs_warmup(config: 
     ("arm", "dtypes"),
     [
         ({"projection": {"dim": 32}}, ("float16", "float16")),
-        ({"projection": {"dim": 32}, "store_dtype": "int8"}, ("int8", None)),
-        ({"projection": {"seed": 1}}, ("float32", None)),
+        ({"projection": {"dim": 32}, "store_dtype": "int8"}, ("int8", "int8")),
+        ({"projection": {"seed": 1}}, ("float32", "float32")),
+        ({"store_dtype": "int8"}, ("int8", "int8")),
+        ({"store_dtype": "int8", "representation_dtype": "float32"}, ("int8", "float32")),
+        ({"preset": "paper", "store_dtype": "int8"}, ("int8", "int8")),
+        ({"preset": "gradsift", "store_dtype": "int8"}, ("int8", "float16")),
     ],
 )
 def test_a_projection_of_an_arms_own_is_stored_as_it_is(

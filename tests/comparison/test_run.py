@@ -16,6 +16,7 @@ from gradsift.comparison import run
 from gradsift.comparison.plan import cells
 from gradsift.config import load_config
 from gradsift.machine.artifact import read_json
+from gradsift.machine.records import read_record, write_record
 
 METHODS = ["less", "random", "rds", "full"]
 
@@ -160,6 +161,19 @@ def test_a_cell_whose_predictions_were_cut_is_made_again(compared: Path) -> None
     predictions.write_bytes(before[:-9])
     assert gradsift("compare", compared / "config.yaml") == 0
     assert predictions.read_bytes() == before
+
+
+def test_a_record_that_said_the_dtype_of_representations_is_believed(compared: Path) -> None:
+    config = load_config(compared / "config.yaml")
+    cell = next(cells(config))
+    path = run._record_path(config, cell)
+    before, record = path.read_bytes(), read_record(path)
+    said = run._inputs_when_both_were_said(config, cell)
+    assert said not in (None, run._inputs(config, cell))
+    write_record(path, {**record.facts, "inputs": said}, [path.parent / name for name in record.files])
+    assert len(run.finished(config)) == 9
+    assert not run.finished(load_config(compared / "config.yaml", ["features.representation_dtype=float16"]))
+    path.write_bytes(before)
 
 
 def test_the_table_alone_does_not_say_that_a_cut_cell_is_made_again(

@@ -71,7 +71,7 @@ DECISIVE = {
 RECORD_KEYS = ("inputs", "seed", "target", "metric_name", "metric", "answer_loss")
 NEWER = (
     *(("supervise", "all"), ("on_error", "set_aside"), ("gguf_file", None), ("random_share", 0.0)),
-    *(("normalize", "none"), ("representation_dtype", None), ("less_strategy", "top"), ("candidates", None)),
+    *(("normalize", "none"), ("less_strategy", "top"), ("candidates", None)),
 )
 """Keys that came later, and what was done before."""
 SEEDLESS = (*REPRESENTATIONS, EMBEDDING)
@@ -143,11 +143,30 @@ def _is_done(config: RunConfig, cell: Cell) -> bool:
 def _facts_of(config: RunConfig, cell: Cell) -> Mapping[str, Any] | None:
     """What a record of these settings says; None where there is none, or its predictions aren't as they were."""
     facts = finished_facts(_record_path(config, cell), [], RECORD_KEYS)
-    return None if facts is None or facts["inputs"] != _inputs(config, cell) else facts
+    accepted = (_inputs(config, cell), _inputs_when_both_were_said(config, cell))
+    return facts if facts is not None and facts["inputs"] in accepted else None
 
 
 def _inputs(config: RunConfig, cell: Cell) -> str:
     """What decides a cell, as far as the config says it; a changed pool is refused when it is encoded."""
+    settings = _decisive(config, cell)
+    if _alike_in_dtype(settings):
+        del settings["features"]["representation_dtype"]
+    return fingerprint(_as_before(settings))
+
+
+def _inputs_when_both_were_said(config: RunConfig, cell: Cell) -> str | None:
+    """Of records of before, where the dtype of representations stood although it is the stores'."""
+    settings = _decisive(config, cell)
+    return fingerprint(_as_before(settings)) if _alike_in_dtype(settings) else None
+
+
+def _alike_in_dtype(settings: Mapping[str, Any]) -> bool:
+    features = settings["features"]
+    return bool(features["representation_dtype"] == features["store_dtype"])
+
+
+def _decisive(config: RunConfig, cell: Cell) -> dict[str, Any]:
     own = cell_config(config, cell)
     settings = own.model_dump(mode="json", include=DECISIVE)
     for key in own.select.idle_keys:
@@ -156,7 +175,7 @@ def _inputs(config: RunConfig, cell: Cell) -> str:
         del settings["features"]["candidates"]
     if TOV not in (*own.select.methods, (settings["features"].get("candidates") or {}).get("method")):
         del settings["baselines"]["tov"]
-    return fingerprint(_as_before(settings))
+    return settings
 
 
 def _as_before(value: Any) -> Any:

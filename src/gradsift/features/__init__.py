@@ -6,7 +6,7 @@ from gradsift.features.gradient_features import FeatureMaker
 from gradsift.features.meaning import origin_meaning, rows_meaning, unprojected
 from gradsift.features.origins import Origin, SoleOrigin, TunedOrigin
 from gradsift.features.settings import CandidatesConfig, FeaturesConfig, gives_dim_or_kind
-from gradsift.features.work import StoreTask, Unit, store_writer
+from gradsift.features.work import StoreTask, Unit, say_if_coarse, store_writer
 from gradsift.features.worker import FeatureWorker
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "gives_dim_or_kind",
     "origin_meaning",
     "rows_meaning",
+    "say_if_coarse",
     "store_writer",
     "unprojected",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from gradsift.baselines import methods
 from gradsift.errors import nearest
@@ -51,9 +51,9 @@ class FeaturesConfig(BaseModel):
     store_dtype: StoreDtype = "int1"
     """`int8`, `int4`, `int1`: the pool's rows are quantised; a target's, few as they are, stay in float16. Left out
     where the projection's dim or kind is given: float16, so that what was asked for is stored as it is."""
-    representation_dtype: StoreDtype | None = None
-    """Likewise of baselines' representations and embeddings; None: store_dtype. Where that is left out, float16: they
-    have few numbers a row, some of them far larger than the rest, and one bit would leave little."""
+    representation_dtype: StoreDtype | None = Field(None, validate_default=True)
+    """Likewise of baselines' representations and embeddings; None: store_dtype, whose value it then has. Where that is
+    left out, float16: they have few numbers a row, some of them far larger than the rest, and one bit leaves little."""
     candidates: CandidatesConfig | None = None
     """None: gradients of every row. Else `less` scores and selects candidates alone; the stores may hold more."""
     shard_rows: int = Field(1024, ge=1)
@@ -68,6 +68,12 @@ class FeaturesConfig(BaseModel):
             return value
         exact = {"store_dtype": "float16"} if gives_dim_or_kind(value.get("projection")) else {}
         return {"representation_dtype": "float16", **value, **exact}
+
+    @field_validator("representation_dtype")
+    @classmethod
+    def _as_the_stores(cls, value: Any, info: ValidationInfo) -> Any:
+        """So that settings that mean the same are the same."""
+        return info.data.get("store_dtype") if value is None else value
 
     def dtype_of(self, is_pool: bool, is_representation: bool = False) -> str:
         """The dtype of the pool's rows or a target's, of gradients or of a representation."""
