@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
-from runs import conversation, gradsift, tiny_run, write_jsonl
+from runs import TINY, conversation, gradsift, tiny_run, write_jsonl
 
 from gradsift.comparison import run
 from gradsift.comparison.plan import cells
 from gradsift.config import load_config
-from gradsift.machine.artifact import read_json
+from gradsift.machine.artifact import read_json, read_parquet
 from gradsift.machine.records import read_record, write_record
 
 METHODS = ["less", "random", "rds", "full"]
@@ -71,7 +71,7 @@ def test_a_representation_costs_one_forward_pass_and_no_warmup(tmp_path: Path, t
     assert gradsift("compare", config) == 0
     cells = tmp_path / "run" / "comparison" / "cells" / "seed-0" / "sums"
     costs = [read_json(cells / f"{method}.json")["selection"]["flops"] for method in ("rds+", "loss")]
-    assert costs[0] == costs[1] > 0
+    assert costs[0] > costs[1] > 0  # the loss reads no target
     assert not (tmp_path / "run" / "comparison" / "seed-0" / "warmup").exists()
 
 
@@ -184,7 +184,7 @@ def test_the_table_alone_does_not_say_that_a_cut_cell_is_made_again(
     predictions.write_bytes(before[:-9])
     assert gradsift("compare", compared / "config.yaml", "--table") == 0
     said = capsys.readouterr().err
-    assert f"{predictions} is not what was written: it counts as not made" in said
+    assert "predictions.jsonl is not what was written: it counts as not made" in said
     assert "made again" not in said
     predictions.write_bytes(before)
 
@@ -344,7 +344,7 @@ def test_tov_costs_two_forward_passes_and_a_small_training(tmp_path: Path, tiny_
     assert gradsift("compare", config) == 0
     cells = tmp_path / "run" / "comparison" / "cells" / "seed-0" / "sums"
     one_pass, tov = (read_json(cells / f"{method}.json")["selection"]["flops"] for method in ("loss", "tov"))
-    assert 2 * one_pass < tov < 4 * one_pass
+    assert 2 * one_pass < tov < 3 * one_pass
     stores = [tmp_path / "run" / "comparison" / f"seed-{seed}" / "features" / "pool" for seed in (0, 1)]
     assert len({(store / "loss").resolve() for store in stores}) == 1
     assert len({(store / "tov").resolve() for store in stores}) == 2
@@ -363,6 +363,35 @@ def test_candidates_cost_what_picks_them_and_their_share_of_the_gradients(
     whole, screened = flops
     assert screened["rds"] == whole["rds"]
     assert 2 * whole["rds"] < screened["less"] < whole["less"]
+
+
+def test_an_arm_whose_scores_pick_other_candidates_has_their_gradients(tmp_path: Path, tiny_model_folder: Path) -> None:
+    examples = [
+        conversation("a", "Say it.", "Say it, say it.", kind="a"),
+        conversation("b", "What is 3 and 3?", "It is 6.", kind="b"),
+        conversation("c", "and 4 and 11", "What 4", kind="c"),
+    ]
+    target = write_jsonl(tmp_path / "three.jsonl", examples)
+    config = tiny_run(
+        tmp_path,
+        tiny_model_folder,
+        targets=[{"name": "sums", "path": str(target), "subtask_column": "kind"}],
+        features={**TINY["features"], "candidates": {"method": "bm25", "fraction": 0.2}},
+        compare={"methods": ["less", {"method": "less", "combine": "mean"}], "seeds": [0]},
+    )
+    assert gradsift("compare", config) == 0
+    comparison_folder = tmp_path / "run" / "comparison"
+    own, seed = comparison_folder / "seed-0.less-mean", comparison_folder / "seed-0"
+    scored = [read_parquet(folder / "scores" / "sums" / "less.parquet", ["score"])["score"] for folder in (seed, own)]
+    assert [len(score) - score.null_count for score in scored] == [4, 4]
+    assert scored[0].is_valid() != scored[1].is_valid()
+    assert (own / "features").samefile(seed / "features")
+    cells = comparison_folder / "cells" / "seed-0" / "sums"
+    before = {path: path.read_bytes() for path in cells.glob("*.json")}
+    flops = [read_json(cells / f"{name}.json")["selection"]["flops"] for name in ("less", "less-mean")]
+    assert flops[0] != flops[1]
+    assert gradsift("compare", config) == 0
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_settings_of_a_method_leave_the_cells_of_others_as_they_were(tmp_path: Path) -> None:

@@ -251,6 +251,9 @@ def _prepare(config: RunConfig, cell: Cell) -> None:
         with _held(config, holder), _watch_of(config, holder).timed(_shared_piece("features", method, target)):
             features_stage(_narrowed(holder, method, target))
         _link_features(config, cell, method, target)
+        if _has_candidates_of_its_own(config, cell, method):
+            with Watch(own.run.path).timed(_shared_piece("features", method, target)):
+                features_stage(_narrowed(own, method, target))
 
 
 def _narrowed(config: RunConfig, method: str, target: str | None) -> RunConfig:
@@ -269,6 +272,13 @@ def _holder(config: RunConfig, cell: Cell, method: str) -> RunConfig:
     if is_own:
         return own
     return config if method in SEEDLESS else seed_config(config, cell.seed)
+
+
+def _has_candidates_of_its_own(config: RunConfig, cell: Cell, method: str) -> bool:
+    """Whether an arm's scores pick other candidates than the seed's, whose stores have to hold them too."""
+    own = folder_config(config, cell.seed, cell.arm)
+    is_shared = own.features == config.features and own.score != config.score
+    return method == "less" and own.features.candidates is not None and is_shared
 
 
 def _stored_as(config: RunConfig) -> tuple[str, int]:
@@ -397,6 +407,8 @@ def _selection_cost(config: RunConfig, cell: Cell, watch: Watch) -> dict[str, fl
         if method in BASELINES:
             continue
         seconds += _watch_of(config, _holder(config, cell, method)).of(_shared_piece("features", method, target))
+        if _has_candidates_of_its_own(config, cell, method):
+            seconds += watch.of(_shared_piece("features", method, target))
         if method not in SEEDLESS:
             seconds += trained.of(_shared_piece("warmup", method, target))
         more = _flops(config, cell, method, target)
@@ -407,10 +419,10 @@ def _selection_cost(config: RunConfig, cell: Cell, watch: Watch) -> dict[str, fl
 def _flops(config: RunConfig, cell: Cell, method: str, target: str | None) -> float | None:
     """Of what a method takes before it scores; None: not known."""
     if method in SEEDLESS:
-        return representation_flops(config) if method in REPRESENTATIONS else None
+        return representation_flops(config, method) if method in REPRESENTATIONS else None
     if target is not None:
         return tov_flops(seed_config(config, cell.seed), target)
-    return less_flops(_holder(config, cell, method))
+    return less_flops(folder_config(config, cell.seed, cell.arm))
 
 
 def _training_cost(own: RunConfig, cell: Cell, watch: Watch) -> dict[str, float]:
