@@ -411,24 +411,31 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 def keep_config(config: RunConfig) -> None:
     """Write the resolved config into the run folder, or refuse a folder that was made with another one.
 
+    Raises RunFolderError as `require_kept` does.
+    """
+    require_kept(config)
+    path, text = config.run.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    if path.is_file() and (path.read_bytes() == text.encode() or is_read_only(path.parent)):
+        return
+    with atomic_open(path) as file:
+        file.write(text.encode())
+
+
+def require_kept(config: RunConfig, remedy: str = "use another run_dir") -> None:
+    """Refuse a run folder that was made with another config; one that isn't there holds nothing yet.
+
     Raises RunFolderError naming the first key that differs, with both values. A section binds only once something
     was made with it, so that a mistake found on the way can be mended.
     """
-    path = config.run.config
-    now = config.model_dump(mode="json")
-    text = yaml.safe_dump(now, sort_keys=False, allow_unicode=True).encode()
-    if path.is_file():
-        before = _kept_config(path)
-        for section in _binding_sections(config.run):
-            difference = first_difference(before.get(section), now[section], section, FREE_KEYS)
-            if difference:
-                raise RunFolderError(
-                    f"{config.run_dir} was made with other settings: {difference}; use another run_dir, or set it back"
-                )
-    if path.is_file() and (path.read_bytes() == text or is_read_only(path.parent)):
+    if not config.run.config.is_file():
         return
-    with atomic_open(path) as file:
-        file.write(text)
+    before, now = _kept_config(config.run.config), config.model_dump(mode="json")
+    for section in _binding_sections(config.run):
+        difference = first_difference(before.get(section), now[section], section, FREE_KEYS)
+        if difference:
+            raise RunFolderError(
+                f"{config.run_dir} was made with other settings: {difference}; {remedy}, or set it back"
+            )
 
 
 def _kept_config(path: Path) -> Mapping[str, Any]:

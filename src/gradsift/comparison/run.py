@@ -31,7 +31,7 @@ from gradsift.comparison.plan import (
 )
 from gradsift.comparison.plots import draw
 from gradsift.comparison.table import write_table
-from gradsift.config import RunConfig, keep_config
+from gradsift.config import RunConfig, keep_config, require_kept
 from gradsift.encoding import Corpus
 from gradsift.errors import RunFolderError
 from gradsift.evaluation import PREDICTIONS_FILE
@@ -91,6 +91,7 @@ def compare(config: RunConfig) -> str:
     planned, outcomes = list(cells(config)), finished(config)
     left = [cell for cell in planned if cell not in outcomes]
     logger.info("compare: %d of %d cells are done", len(outcomes), len(planned))
+    _require_folders_kept(config, left)
     start = time.monotonic()
     for count, cell in enumerate(left, start=1):
         _do(config, cell)
@@ -101,6 +102,15 @@ def compare(config: RunConfig) -> str:
     outcomes = {cell: outcomes[cell] for cell in planned}
     draw(config, outcomes)
     return write_table(config, outcomes)
+
+
+def _require_folders_kept(config: RunConfig, left: Sequence[Cell]) -> None:
+    """Refuse what the folders of seeds and arms weren't made with, before any of it is made again."""
+    for seed in dict.fromkeys(cell.seed for cell in left):
+        require_kept(seed_config(config, seed))
+    arms = {(cell.seed, cell.arm.label): cell.arm for cell in left if cell.arm is not None}
+    for (seed, _), arm in arms.items():
+        require_kept(folder_config(config, seed, arm), "give the arm another `name`")
 
 
 def finished(config: RunConfig) -> dict[Cell, Outcome]:
