@@ -71,14 +71,15 @@ def test_what_is_no_section_is_left_to_be_refused() -> None:
 
 def test_the_paper_is_a_sketch_of_8192_in_float16() -> None:
     found = config(preset="paper")
-    assert found.features.model_dump(include=set(PAPER["features"])) == PAPER["features"]
+    features = {**PAPER["features"], "representation_dtype": "float16"}  # None: as the stores
+    assert found.features.model_dump(include=set(features)) == features
     assert (found.warmup.lora.r, found.train.lora.r, found.score.normalize) == (128, 128, "none")
 
 
 def test_every_key_of_the_paper_is_one_of_the_config() -> None:
     dumped = config(preset="paper").model_dump()
     assert filled(dumped, PAPER) == dumped
-    assert filled(PAPER, dumped) == dumped
+    assert RunConfig.model_validate(filled(PAPER, dumped)).model_dump() == dumped
 
 
 def test_the_users_own_keys_win() -> None:
@@ -115,6 +116,27 @@ def test_one_bit_is_for_the_default_projection_of_gradients(
     assert found.dtype_of(is_pool=True, is_representation=True) == representations
 
 
+@pytest.mark.parametrize(
+    ("projection", "dim"),
+    [
+        ({"kind": "rademacher"}, 8192),
+        ({"kind": "rademacher", "seed": 1}, 8192),
+        ({"kind": "rademacher", "dim": 64}, 64),
+        ({"kind": "sketch"}, 131072),
+        (ProjectionConfig(kind="rademacher"), 8192),
+    ],
+)
+def test_a_dense_projection_is_as_small_as_the_papers_unless_told(projection: Any, dim: int) -> None:
+    assert config(features={"projection": projection}).features.projection.dim == dim
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8", "int1"])
+def test_a_representations_dtype_that_is_the_stores_is_the_same_said_or_not(dtype: str) -> None:
+    said = config(features={"store_dtype": dtype, "representation_dtype": dtype})
+    assert said == config(features={"store_dtype": dtype})
+    assert said == config(features={"store_dtype": dtype, "representation_dtype": None})
+
+
 def test_the_kept_config_says_what_was_left_out() -> None:
     kept = config().model_dump(mode="json")
     assert kept["features"]["store_dtype"] == "int1"
@@ -135,7 +157,39 @@ def test_a_run_by_default_stores_gradients_at_one_bit(tmp_path: Path, tiny_model
     }
 
 
+def test_representations_at_one_bit_are_spoken_of(
+    tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny_run(tmp_path, tiny_model_folder, features={"store_dtype": "int1"}, select={"method": "rds"})
+    assert gradsift("run", path, "--until", "features") == 0
+    assert "features/pool/rds is stored at int1, like the gradients: features.rep" in capsys.readouterr().err
+    assert gradsift("run", path, "--until", "features") == 0
+    assert "stored at" not in capsys.readouterr().err
+
+
 # Run folders
+
+
+@pytest.mark.parametrize(
+    ("kept", "now"),
+    [
+        ({"store_dtype": "int1", "representation_dtype": "float16"}, {}),
+        ({"store_dtype": "int1", "representation_dtype": None}, {"store_dtype": "int1"}),
+        ({"store_dtype": "float16", "representation_dtype": None}, {"store_dtype": "float16"}),
+        ({"store_dtype": "float16", "representation_dtype": "float16"}, {"store_dtype": "float16"}),
+    ],
+)
+def test_kept_dtypes_that_mean_the_same_are_accepted(
+    tmp_path: Path, tiny_model_folder: Path, kept: dict[str, Any], now: dict[str, Any]
+) -> None:
+    path = tiny_run(tmp_path, tiny_model_folder, features={**now, "tokens_per_batch": 512})
+    assert gradsift("run", path, "--until", "features") == 0
+    values = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert values["preset"] == "gradsift"
+    values["features"] |= kept
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(values))
+    assert gradsift("run", path, "--until", "features") == 0
+    assert gradsift("run", path, "--until", "features", "features.store_dtype=int8") == 2
 
 
 def test_the_paper_is_byte_for_byte_its_keys_written_out(tmp_path: Path, tiny_model_folder: Path) -> None:
@@ -189,7 +243,7 @@ def test_a_preset_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFi
     assert "preset: input should be 'gradsift' or 'paper', not 'papr'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["", "- a\n", "preset: [\n", "preset: other\n"])
+@pytest.mark.parametrize("content", ["", "- a\n", "preset: [\n", "preset: other\n", "preset: [paper]\n"])
 def test_a_kept_config_that_says_no_preset_leaves_the_default(tmp_path: Path, content: str) -> None:
     path = tiny_run(tmp_path, Path("model"))
     (tmp_path / "run").mkdir()

@@ -19,7 +19,7 @@ from gradsift.encoding import Corpus, EncodingConfig
 from gradsift.errors import ConfigError, RunFolderError, nearest
 from gradsift.evaluation import EvaluateConfig
 from gradsift.executors import ExecutorConfig
-from gradsift.features import FeaturesConfig, is_chosen_exactly
+from gradsift.features import FeaturesConfig, gives_dim_or_kind
 from gradsift.influence_check import CheckConfig
 from gradsift.machine import RunFolder, atomic_open, first_difference, is_read_only, read_record
 from gradsift.model import ModelConfig
@@ -44,6 +44,7 @@ FREE_KEYS = (
 their sections change."""
 ARM_SECTIONS: dict[str, type[BaseModel]] = {"features": FeaturesConfig, "score": ScoreConfig, "select": SelectConfig}
 """Sections whose keys an arm of a comparison may have of its own."""
+BUDGET_KEYS = {"fraction", "count", "tokens"}
 DTYPE_KEYS = {"store_dtype", "representation_dtype"}
 KEPT_CONFIG_REMEDY = "put it back as it was, or use another run_dir"
 PATH_KEYS = ("run_dir", "path", "test_path", "dataset_dir", "name_or_path", "template", "include_path")
@@ -177,21 +178,32 @@ def inherited(train: Mapping[str, Any], warmup: Mapping[str, Any]) -> dict[str, 
 def arm_config(config: RunConfig, arm: ArmConfig) -> RunConfig:
     """The config with the own settings of a comparison's arm in the place of the run's, and no comparison.
 
-    Its preset's features and scores come first, then its own keys. Raises ValueError naming the first that is wrong.
+    Its preset's features and scores come first, then its own keys; a budget of its own takes the place of the run's.
+    Raises ValueError naming the first that is wrong.
     """
     if not (arm.preset or arm.settings):
         return config
     sections = {name: getattr(config, name).model_dump() | _of_preset(name, arm.preset) for name in ARM_SECTIONS}
+    for key in _dtypes_left_out(arm, sections["features"]):
+        del sections["features"][key]
+    if BUDGET_KEYS & arm.settings.keys():
+        sections["select"] |= dict.fromkeys(BUDGET_KEYS)
     for key, value in arm.settings.items():
         section = _section_of(key, arm)
         sections[section] = filled({key: value}, sections[section])
-    if is_chosen_exactly(arm.settings.get("projection")):
-        for key in DTYPE_KEYS - arm.settings.keys():  # are what they are beside such a projection
-            del sections["features"][key]
     try:
         return RunConfig.model_validate({**config.model_dump(), "compare": {}, **sections})
     except ValidationError as error:
         raise ValueError(f"compare.methods: {arm.label[:MAX_SHOWN]}: {_first_problem(error)}") from error
+
+
+def _dtypes_left_out(arm: ArmConfig, features: Mapping[str, Any]) -> set[str]:
+    """Keys that the arm's own settings decide, not the run's: both beside a projection's dim or kind, and the
+    representations' beside a `store_dtype`, where they have that of the stores."""
+    follow = features["representation_dtype"] == features["store_dtype"]
+    if gives_dim_or_kind(arm.settings.get("projection")) or ("store_dtype" in arm.settings and follow):
+        return DTYPE_KEYS - arm.settings.keys()
+    return set()
 
 
 def _of_preset(section: str, preset: PresetName | None) -> dict[str, Any]:
@@ -257,7 +269,7 @@ def _preset_of(run: RunFolder) -> str:
     if not isinstance(values, Mapping):
         return DEFAULT_PRESET
     preset = values.get("preset", PRESET_OF_BEFORE)
-    return preset if preset in PRESETS else DEFAULT_PRESET
+    return preset if isinstance(preset, str) and preset in PRESETS else DEFAULT_PRESET
 
 
 def _read_yaml(path: Path) -> Any:
@@ -399,24 +411,31 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 def keep_config(config: RunConfig) -> None:
     """Write the resolved config into the run folder, or refuse a folder that was made with another one.
 
+    Raises RunFolderError as `require_kept` does.
+    """
+    require_kept(config)
+    path, text = config.run.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    if path.is_file() and (path.read_bytes() == text.encode() or is_read_only(path.parent)):
+        return
+    with atomic_open(path) as file:
+        file.write(text.encode())
+
+
+def require_kept(config: RunConfig, remedy: str = "use another run_dir") -> None:
+    """Refuse a run folder that was made with another config; one that isn't there holds nothing yet.
+
     Raises RunFolderError naming the first key that differs, with both values. A section binds only once something
     was made with it, so that a mistake found on the way can be mended.
     """
-    path = config.run.config
-    now = config.model_dump(mode="json")
-    text = yaml.safe_dump(now, sort_keys=False, allow_unicode=True).encode()
-    if path.is_file():
-        before = _kept_config(path)
-        for section in _binding_sections(config.run):
-            difference = first_difference(before.get(section), now[section], section, FREE_KEYS)
-            if difference:
-                raise RunFolderError(
-                    f"{config.run_dir} was made with other settings: {difference}; use another run_dir, or set it back"
-                )
-    if path.is_file() and (path.read_bytes() == text or is_read_only(path.parent)):
+    if not config.run.config.is_file():
         return
-    with atomic_open(path) as file:
-        file.write(text)
+    before, now = _kept_config(config.run.config), config.model_dump(mode="json")
+    for section in _binding_sections(config.run):
+        difference = first_difference(before.get(section), now[section], section, FREE_KEYS)
+        if difference:
+            raise RunFolderError(
+                f"{config.run_dir} was made with other settings: {difference}; {remedy}, or set it back"
+            )
 
 
 def _kept_config(path: Path) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gradsift.baselines.methods import BASELINES
+from gradsift.baselines.methods import BASELINES, own_strategy
 from gradsift.baselines.texts import Texts
 
 
@@ -46,3 +46,8 @@ def test_full_prefers_no_row() -> None:
 def test_length_prefers_the_longest_answer() -> None:
     order = np.argsort(-BASELINES["length"](texts())[:, 0], kind="stable")
     assert order.tolist() == [5, 2, 0, 1, 4, 3]
+
+
+def test_less_has_no_strategy_as_a_baseline() -> None:
+    with pytest.raises(ValueError, match="less_strategy"):
+        own_strategy("less")

@@ -106,6 +106,18 @@ def test_what_an_arm_leaves_out_is_the_runs(config: RunConfig) -> None:
     assert found.model_copy(update=changed_back).model_dump(exclude={"compare"}) == kept
 
 
+@pytest.mark.parametrize("budget", [{"count": 3}, {"tokens": 50}, {"fraction": 0.5}])
+def test_a_budget_of_an_arms_own_takes_the_place_of_the_runs(config: RunConfig, budget: dict[str, Any]) -> None:
+    assert config.select.fraction == 0.25
+    found = own_config(config, **budget).select.model_dump(include={"fraction", "count", "tokens"})
+    assert found == {"fraction": None, "count": None, "tokens": None, **budget}
+
+
+def test_an_arm_of_a_method_may_bear_its_name(config: RunConfig) -> None:
+    named = changed(config, methods=[{"method": "random", "name": "random"}])
+    assert [arm.label for arm in named.compare.methods] == ["random"]
+
+
 def test_an_arms_preset_has_its_features_and_scores_and_the_runs_warmup(config: RunConfig) -> None:
     config = config.model_copy(update={"score": config.score.model_copy(update={"normalize": "rank"})})
     paper = own_config(config, preset="paper")
@@ -121,8 +133,12 @@ def test_an_arms_preset_has_its_features_and_scores_and_the_runs_warmup(config: 
     ("arm", "dtypes"),
     [
         ({"projection": {"dim": 32}}, ("float16", "float16")),
-        ({"projection": {"dim": 32}, "store_dtype": "int8"}, ("int8", None)),
-        ({"projection": {"seed": 1}}, ("float32", None)),
+        ({"projection": {"dim": 32}, "store_dtype": "int8"}, ("int8", "int8")),
+        ({"projection": {"seed": 1}}, ("float32", "float32")),
+        ({"store_dtype": "int8"}, ("int8", "int8")),
+        ({"store_dtype": "int8", "representation_dtype": "float32"}, ("int8", "float32")),
+        ({"preset": "paper", "store_dtype": "int8"}, ("int8", "int8")),
+        ({"preset": "gradsift", "store_dtype": "int8"}, ("int8", "float16")),
     ],
 )
 def test_a_projection_of_an_arms_own_is_stored_as_it_is(
@@ -155,7 +171,7 @@ def test_features_or_scores_of_its_own_have_a_folder_of_their_own(
         ({"normalise": "rank"}, "compare.methods: less-rank: unknown key normalise; did you mean 'normalize'"),
         ({"normalize": "ranks"}, "compare.methods: less-ranks: score.normalize: input should be 'none'"),
         ({"projection": {"dimm": 3}}, "unknown key features.projection.dimm; did you mean 'dim'"),
-        ({"count": 3}, "give one of fraction, count and tokens"),
+        ({"count": 3, "tokens": 5}, "give one of fraction, count and tokens"),
         ({"preset": "papers"}, "input should be 'gradsift' or 'paper'"),
         ({"name": "a/b"}, "'a/b' can't name files"),
         ({"name": "base"}, "base is what a cell of another kind is called"),
@@ -179,7 +195,9 @@ def test_an_arms_mistake_is_one_line(tmp_path: Path, arm: dict[str, Any], messag
         ({"methods": [{"method": "less", "strategy": "tp"}]}, "did you mean 'top'"),
         ({"fractions": [5]}, "is no fraction of the pool"),
         ({"seeds": [0, 0]}, "seeds must differ"),
-        ({"methods": ["less", {"method": "rds", "name": "less"}]}, "less stands there twice"),
+        ({"methods": ["less", {"method": "less", "name": "less"}]}, "less stands there twice"),
+        ({"methods": [{"method": "bm25", "name": "random"}]}, "random is the name of a method that the arm isn't of"),
+        ({"methods": ["less", {"method": "rds", "name": "less"}]}, "less is the name of a method that the arm isn't"),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, compare: dict[str, Any], message: str) -> None:

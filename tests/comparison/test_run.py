@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
-from runs import conversation, gradsift, tiny_run, write_jsonl
+from runs import TINY, conversation, gradsift, tiny_run, write_jsonl
 
 from gradsift.comparison import run
 from gradsift.comparison.plan import cells
 from gradsift.config import load_config
-from gradsift.machine.artifact import read_json
+from gradsift.machine.artifact import read_json, read_parquet
+from gradsift.machine.records import read_record, write_record
 
 METHODS = ["less", "random", "rds", "full"]
 
@@ -70,7 +71,7 @@ def test_a_representation_costs_one_forward_pass_and_no_warmup(tmp_path: Path, t
     assert gradsift("compare", config) == 0
     cells = tmp_path / "run" / "comparison" / "cells" / "seed-0" / "sums"
     costs = [read_json(cells / f"{method}.json")["selection"]["flops"] for method in ("rds+", "loss")]
-    assert costs[0] == costs[1] > 0
+    assert costs[0] > costs[1] > 0  # the loss reads no target
     assert not (tmp_path / "run" / "comparison" / "seed-0" / "warmup").exists()
 
 
@@ -162,6 +163,32 @@ def test_a_cell_whose_predictions_were_cut_is_made_again(compared: Path) -> None
     assert predictions.read_bytes() == before
 
 
+def test_a_record_that_said_the_dtype_of_representations_is_believed(compared: Path) -> None:
+    config = load_config(compared / "config.yaml")
+    cell = next(cells(config))
+    path = run._record_path(config, cell)
+    before, record = path.read_bytes(), read_record(path)
+    said = run._inputs_when_both_were_said(config, cell)
+    assert said not in (None, run._inputs(config, cell))
+    write_record(path, {**record.facts, "inputs": said}, [path.parent / name for name in record.files])
+    assert len(run.finished(config)) == 9
+    assert not run.finished(load_config(compared / "config.yaml", ["features.representation_dtype=float16"]))
+    path.write_bytes(before)
+
+
+def test_the_table_alone_does_not_say_that_a_cut_cell_is_made_again(
+    compared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predictions = predictions_of(compared, "random-25pct")
+    before = predictions.read_bytes()
+    predictions.write_bytes(before[:-9])
+    assert gradsift("compare", compared / "config.yaml", "--table") == 0
+    said = capsys.readouterr().err
+    assert "predictions.jsonl is not what was written: it counts as not made" in said
+    assert "made again" not in said
+    predictions.write_bytes(before)
+
+
 @pytest.mark.parametrize("content", ["{}", "[]", "", '{"inputs": 3}'])
 def test_a_damaged_record_is_named(compared: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = comparison(compared) / "cells" / "seed-1" / "sums" / "random-25pct.json"
@@ -238,9 +265,34 @@ def test_an_arms_cost_is_of_its_own_features_and_the_seeds_warmup(armed: Path) -
     record = read_json(comparison(armed) / "cells" / "seed-0" / "sums" / "small.json")
     own, seed = known("seed-0.small"), known("seed-0")
     pieces = own["features/less"] + own["score/sums/small"] + own["select/sums/small"] + seed["warmup"]
-    assert record["selection"]["seconds"] == pytest.approx(pieces)
+    assert record["selection"]["seconds"] == pytest.approx(pieces, abs=0.5)  # later cells look whether it is done
     assert "warmup" not in own
     assert "features/less" not in known("seed-0.less-zscore")
+
+
+def test_an_arm_with_other_features_under_its_name_is_refused_before_anything_is_removed(
+    armed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in (armed / "run").rglob("*") if path.suffix in (".json", ".yaml")}
+    changed = "compare.methods=[{method: bm25}, {method: less, name: small, projection: {dim: 8}}]"
+    assert gradsift("compare", armed / "config.yaml", changed) == 2
+    said = capsys.readouterr().err
+    assert "features.projection.dim was 16, now 8; give the arm another `name`, or set it back" in said
+    now = {path: path.read_bytes() for path in before}
+    own = (armed / "run" / "config.yaml", armed / "run" / "environment.json")
+    assert [path for path in before if before[path] != now[path] and path not in own] == []
+    assert not (comparison(armed) / "cells" / "seed-0" / "sums" / "bm25.json").exists()
+
+
+def test_an_arm_whose_selection_changes_under_its_name_is_refused(
+    armed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("compare", armed / "config.yaml")
+    changed = "compare.methods=[{method: less, name: small, projection: {dim: 16}, count: 5}]"
+    assert gradsift(*command, changed) == 2
+    said = capsys.readouterr().err
+    assert "was trained with another selection; delete it to train again, set it back, or use another name" in said
+    assert gradsift(*command) == 0
 
 
 def test_finished_arms_are_not_made_again(armed: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -317,7 +369,7 @@ def test_tov_costs_two_forward_passes_and_a_small_training(tmp_path: Path, tiny_
     assert gradsift("compare", config) == 0
     cells = tmp_path / "run" / "comparison" / "cells" / "seed-0" / "sums"
     one_pass, tov = (read_json(cells / f"{method}.json")["selection"]["flops"] for method in ("loss", "tov"))
-    assert 2 * one_pass < tov < 4 * one_pass
+    assert 2 * one_pass < tov < 3 * one_pass
     stores = [tmp_path / "run" / "comparison" / f"seed-{seed}" / "features" / "pool" for seed in (0, 1)]
     assert len({(store / "loss").resolve() for store in stores}) == 1
     assert len({(store / "tov").resolve() for store in stores}) == 2
@@ -336,6 +388,35 @@ def test_candidates_cost_what_picks_them_and_their_share_of_the_gradients(
     whole, screened = flops
     assert screened["rds"] == whole["rds"]
     assert 2 * whole["rds"] < screened["less"] < whole["less"]
+
+
+def test_an_arm_whose_scores_pick_other_candidates_has_their_gradients(tmp_path: Path, tiny_model_folder: Path) -> None:
+    examples = [
+        conversation("a", "Say it.", "Say it, say it.", kind="a"),
+        conversation("b", "What is 3 and 3?", "It is 6.", kind="b"),
+        conversation("c", "and 4 and 11", "What 4", kind="c"),
+    ]
+    target = write_jsonl(tmp_path / "three.jsonl", examples)
+    config = tiny_run(
+        tmp_path,
+        tiny_model_folder,
+        targets=[{"name": "sums", "path": str(target), "subtask_column": "kind"}],
+        features={**TINY["features"], "candidates": {"method": "bm25", "fraction": 0.2}},
+        compare={"methods": ["less", {"method": "less", "combine": "mean"}], "seeds": [0]},
+    )
+    assert gradsift("compare", config) == 0
+    comparison_folder = tmp_path / "run" / "comparison"
+    own, seed = comparison_folder / "seed-0.less-mean", comparison_folder / "seed-0"
+    scored = [read_parquet(folder / "scores" / "sums" / "less.parquet", ["score"])["score"] for folder in (seed, own)]
+    assert [len(score) - score.null_count for score in scored] == [4, 4]
+    assert scored[0].is_valid() != scored[1].is_valid()
+    assert (own / "features").samefile(seed / "features")
+    cells = comparison_folder / "cells" / "seed-0" / "sums"
+    before = {path: path.read_bytes() for path in cells.glob("*.json")}
+    flops = [read_json(cells / f"{name}.json")["selection"]["flops"] for name in ("less", "less-mean")]
+    assert flops[0] != flops[1]
+    assert gradsift("compare", config) == 0
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_settings_of_a_method_leave_the_cells_of_others_as_they_were(tmp_path: Path) -> None:

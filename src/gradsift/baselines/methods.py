@@ -27,5 +27,10 @@ def methods() -> tuple[str, ...]:
 
 
 def own_strategy(method: str) -> str:
-    """The name in STRATEGIES by which a method selects where the user names none."""
+    """The name in STRATEGIES by which a baseline selects where the user names none.
+
+    Raises ValueError for `less`: its own is `select.less_strategy`.
+    """
+    if method == "less":
+        raise ValueError("less is no baseline: its own strategy is select.less_strategy")
     return REPRESENTATIONS[method].strategy if method in REPRESENTATIONS else "top"

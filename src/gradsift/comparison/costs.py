@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gradsift.baselines import REPRESENTATIONS
 from gradsift.config import RunConfig
 from gradsift.encoding import Corpus
 from gradsift.machine import MANIFEST, read_record, write_record
@@ -96,18 +97,21 @@ def less_flops(config: RunConfig) -> float:
     return float(cost.with_gradients * tokens)
 
 
-def representation_flops(config: RunConfig) -> float:
-    """One forward pass over the pool and all targets."""
-    return float(PassCost(num_weights(config.model)).forward * _tokens(config))
+def representation_flops(config: RunConfig, method: str) -> float:
+    """One forward pass over the pool and, where the method is no score of a row alone, all targets."""
+    tokens = _pool_tokens(config) if REPRESENTATIONS[method].is_score else _tokens(config)
+    return float(PassCost(num_weights(config.model)).forward * tokens)
 
 
 def tov_flops(config: RunConfig, target: str) -> float:
-    """Two forward passes over the pool, and the training on the target's examples between them."""
+    """The training on the target's examples, and the forward pass over the pool after it.
+
+    The pass before it is the method `loss`, which all targets share.
+    """
     run, weights = config.run, num_weights(config.model)
     tuned = PassCost(weights, _adapter_size(run.tuned(target)))
     trained_on = read_record(run.tuned(target) / MANIFEST, ("num_tokens",)).facts["num_tokens"]
-    passes = (PassCost(weights).forward + tuned.forward) * int(Corpus(run.pool).manifest["num_tokens"])
-    return float(passes + tuned.with_gradients * trained_on * config.baselines.tov.epochs)
+    return float(tuned.forward * _pool_tokens(config) + tuned.with_gradients * trained_on * config.baselines.tov.epochs)
 
 
 def training_flops(config: RunConfig, folder: Path) -> float:
@@ -128,8 +132,13 @@ def _adapter_size(folder: Path) -> int:
 
 
 def _tokens(config: RunConfig) -> int:
-    folders = [config.run.pool, *(config.run.target(target.name) for target in config.targets)]
-    return sum(int(Corpus(folder).manifest["num_tokens"]) for folder in folders)
+    """Of the pool and all targets."""
+    targets = (Corpus(config.run.target(target.name)).manifest["num_tokens"] for target in config.targets)
+    return _pool_tokens(config) + sum(map(int, targets))
+
+
+def _pool_tokens(config: RunConfig) -> int:
+    return int(Corpus(config.run.pool).manifest["num_tokens"])
 
 
 def _tokens_left_out(config: RunConfig) -> int:

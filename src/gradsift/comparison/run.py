@@ -31,7 +31,7 @@ from gradsift.comparison.plan import (
 )
 from gradsift.comparison.plots import draw
 from gradsift.comparison.table import write_table
-from gradsift.config import RunConfig, keep_config
+from gradsift.config import RunConfig, keep_config, require_kept
 from gradsift.encoding import Corpus
 from gradsift.errors import RunFolderError
 from gradsift.evaluation import PREDICTIONS_FILE
@@ -71,7 +71,7 @@ DECISIVE = {
 RECORD_KEYS = ("inputs", "seed", "target", "metric_name", "metric", "answer_loss")
 NEWER = (
     *(("supervise", "all"), ("on_error", "set_aside"), ("gguf_file", None), ("random_share", 0.0)),
-    *(("normalize", "none"), ("representation_dtype", None), ("less_strategy", "top"), ("candidates", None)),
+    *(("normalize", "none"), ("less_strategy", "top"), ("candidates", None)),
 )
 """Keys that came later, and what was done before."""
 SEEDLESS = (*REPRESENTATIONS, EMBEDDING)
@@ -91,6 +91,7 @@ def compare(config: RunConfig) -> str:
     planned, outcomes = list(cells(config)), finished(config)
     left = [cell for cell in planned if cell not in outcomes]
     logger.info("compare: %d of %d cells are done", len(outcomes), len(planned))
+    _require_folders_kept(config, left)
     start = time.monotonic()
     for count, cell in enumerate(left, start=1):
         _do(config, cell)
@@ -101,6 +102,15 @@ def compare(config: RunConfig) -> str:
     outcomes = {cell: outcomes[cell] for cell in planned}
     draw(config, outcomes)
     return write_table(config, outcomes)
+
+
+def _require_folders_kept(config: RunConfig, left: Sequence[Cell]) -> None:
+    """Refuse what the folders of seeds and arms weren't made with, before any of it is made again."""
+    for seed in dict.fromkeys(cell.seed for cell in left):
+        require_kept(seed_config(config, seed))
+    arms = {(cell.seed, cell.arm.label): cell.arm for cell in left if cell.arm is not None}
+    for (seed, _), arm in arms.items():
+        require_kept(folder_config(config, seed, arm), "give the arm another `name`")
 
 
 def finished(config: RunConfig) -> dict[Cell, Outcome]:
@@ -143,11 +153,30 @@ def _is_done(config: RunConfig, cell: Cell) -> bool:
 def _facts_of(config: RunConfig, cell: Cell) -> Mapping[str, Any] | None:
     """What a record of these settings says; None where there is none, or its predictions aren't as they were."""
     facts = finished_facts(_record_path(config, cell), [], RECORD_KEYS)
-    return None if facts is None or facts["inputs"] != _inputs(config, cell) else facts
+    accepted = (_inputs(config, cell), _inputs_when_both_were_said(config, cell))
+    return facts if facts is not None and facts["inputs"] in accepted else None
 
 
 def _inputs(config: RunConfig, cell: Cell) -> str:
     """What decides a cell, as far as the config says it; a changed pool is refused when it is encoded."""
+    settings = _decisive(config, cell)
+    if _alike_in_dtype(settings):
+        del settings["features"]["representation_dtype"]
+    return fingerprint(_as_before(settings))
+
+
+def _inputs_when_both_were_said(config: RunConfig, cell: Cell) -> str | None:
+    """Of records of before, where the dtype of representations stood although it is the stores'."""
+    settings = _decisive(config, cell)
+    return fingerprint(_as_before(settings)) if _alike_in_dtype(settings) else None
+
+
+def _alike_in_dtype(settings: Mapping[str, Any]) -> bool:
+    features = settings["features"]
+    return bool(features["representation_dtype"] == features["store_dtype"])
+
+
+def _decisive(config: RunConfig, cell: Cell) -> dict[str, Any]:
     own = cell_config(config, cell)
     settings = own.model_dump(mode="json", include=DECISIVE)
     for key in own.select.idle_keys:
@@ -156,7 +185,7 @@ def _inputs(config: RunConfig, cell: Cell) -> str:
         del settings["features"]["candidates"]
     if TOV not in (*own.select.methods, (settings["features"].get("candidates") or {}).get("method")):
         del settings["baselines"]["tov"]
-    return fingerprint(_as_before(settings))
+    return settings
 
 
 def _as_before(value: Any) -> Any:
@@ -232,6 +261,9 @@ def _prepare(config: RunConfig, cell: Cell) -> None:
         with _held(config, holder), _watch_of(config, holder).timed(_shared_piece("features", method, target)):
             features_stage(_narrowed(holder, method, target))
         _link_features(config, cell, method, target)
+        if _has_candidates_of_its_own(config, cell, method):
+            with Watch(own.run.path).timed(_shared_piece("features", method, target)):
+                features_stage(_narrowed(own, method, target))
 
 
 def _narrowed(config: RunConfig, method: str, target: str | None) -> RunConfig:
@@ -250,6 +282,13 @@ def _holder(config: RunConfig, cell: Cell, method: str) -> RunConfig:
     if is_own:
         return own
     return config if method in SEEDLESS else seed_config(config, cell.seed)
+
+
+def _has_candidates_of_its_own(config: RunConfig, cell: Cell, method: str) -> bool:
+    """Whether an arm's scores pick other candidates than the seed's, whose stores have to hold them too."""
+    own = folder_config(config, cell.seed, cell.arm)
+    is_shared = own.features == config.features and own.score != config.score
+    return method == "less" and own.features.candidates is not None and is_shared
 
 
 def _stored_as(config: RunConfig) -> tuple[str, int]:
@@ -378,6 +417,8 @@ def _selection_cost(config: RunConfig, cell: Cell, watch: Watch) -> dict[str, fl
         if method in BASELINES:
             continue
         seconds += _watch_of(config, _holder(config, cell, method)).of(_shared_piece("features", method, target))
+        if _has_candidates_of_its_own(config, cell, method):
+            seconds += watch.of(_shared_piece("features", method, target))
         if method not in SEEDLESS:
             seconds += trained.of(_shared_piece("warmup", method, target))
         more = _flops(config, cell, method, target)
@@ -388,10 +429,10 @@ def _selection_cost(config: RunConfig, cell: Cell, watch: Watch) -> dict[str, fl
 def _flops(config: RunConfig, cell: Cell, method: str, target: str | None) -> float | None:
     """Of what a method takes before it scores; None: not known."""
     if method in SEEDLESS:
-        return representation_flops(config) if method in REPRESENTATIONS else None
+        return representation_flops(config, method) if method in REPRESENTATIONS else None
     if target is not None:
         return tov_flops(seed_config(config, cell.seed), target)
-    return less_flops(_holder(config, cell, method))
+    return less_flops(folder_config(config, cell.seed, cell.arm))
 
 
 def _training_cost(own: RunConfig, cell: Cell, watch: Watch) -> dict[str, float]:

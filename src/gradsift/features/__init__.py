@@ -5,8 +5,8 @@ from __future__ import annotations
 from gradsift.features.gradient_features import FeatureMaker
 from gradsift.features.meaning import origin_meaning, rows_meaning, unprojected
 from gradsift.features.origins import Origin, SoleOrigin, TunedOrigin
-from gradsift.features.settings import CandidatesConfig, FeaturesConfig, is_chosen_exactly
-from gradsift.features.work import StoreTask, Unit, store_writer
+from gradsift.features.settings import CandidatesConfig, FeaturesConfig, gives_dim_or_kind
+from gradsift.features.work import StoreTask, Unit, say_if_coarse, store_writer
 from gradsift.features.worker import FeatureWorker
 
 __all__ = [
@@ -19,9 +19,10 @@ __all__ = [
     "StoreTask",
     "TunedOrigin",
     "Unit",
-    "is_chosen_exactly",
+    "gives_dim_or_kind",
     "origin_meaning",
     "rows_meaning",
+    "say_if_coarse",
     "store_writer",
     "unprojected",
 ]

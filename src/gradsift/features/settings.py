@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from gradsift.baselines import methods
 from gradsift.errors import nearest
@@ -15,8 +15,8 @@ from gradsift.store import DTYPES
 StoreDtype = Literal["float16", "bfloat16", "float32", "int8", "int4", "int1"]
 
 
-def is_chosen_exactly(projection: Any) -> bool:
-    """Whether what is given of a projection says how exact features are to be: its dim or its kind."""
+def gives_dim_or_kind(projection: Any) -> bool:
+    """Whether what is given of a projection says its dim or its kind, and with it how exact features are to be."""
     given = projection.model_fields_set if isinstance(projection, ProjectionConfig) else projection
     return isinstance(given, Mapping | set) and not {"dim", "kind"}.isdisjoint(given)
 
@@ -51,9 +51,9 @@ class FeaturesConfig(BaseModel):
     store_dtype: StoreDtype = "int1"
     """`int8`, `int4`, `int1`: the pool's rows are quantised; a target's, few as they are, stay in float16. Left out
     where the projection's dim or kind is given: float16, so that what was asked for is stored as it is."""
-    representation_dtype: StoreDtype | None = None
-    """Likewise of baselines' representations and embeddings; None: store_dtype. Where that is left out, float16: they
-    have few numbers a row, some of them far larger than the rest, and one bit would leave little."""
+    representation_dtype: StoreDtype | None = Field(None, validate_default=True)
+    """Likewise of baselines' representations and embeddings; None: store_dtype, whose value it then has. Where that is
+    left out, float16: they have few numbers a row, some of them far larger than the rest, and one bit leaves little."""
     candidates: CandidatesConfig | None = None
     """None: gradients of every row. Else `less` scores and selects candidates alone; the stores may hold more."""
     shard_rows: int = Field(1024, ge=1)
@@ -66,8 +66,14 @@ class FeaturesConfig(BaseModel):
         """What they are depends on what else is given; afterwards the config says it."""
         if not isinstance(value, Mapping) or "store_dtype" in value:
             return value
-        exact = {"store_dtype": "float16"} if is_chosen_exactly(value.get("projection")) else {}
+        exact = {"store_dtype": "float16"} if gives_dim_or_kind(value.get("projection")) else {}
         return {"representation_dtype": "float16", **value, **exact}
+
+    @field_validator("representation_dtype")
+    @classmethod
+    def _as_the_stores(cls, value: Any, info: ValidationInfo) -> Any:
+        """So that settings that mean the same are the same."""
+        return info.data.get("store_dtype") if value is None else value
 
     def dtype_of(self, is_pool: bool, is_representation: bool = False) -> str:
         """The dtype of the pool's rows or a target's, of gradients or of a representation."""

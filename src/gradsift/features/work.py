@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,11 @@ from gradsift.encoding import Corpus
 from gradsift.features.origins import Origin
 from gradsift.features.settings import FeaturesConfig
 from gradsift.store import StoreWriter, row_bytes
+
+logger = logging.getLogger(__name__)
+
+COARSE = ("int4", "int1")
+"""Dtypes in which a representation's few numbers say little."""
 
 
 @dataclass(frozen=True)
@@ -50,3 +56,14 @@ class Unit:
 def store_writer(corpus: Path, folder: Path, meaning: Mapping[str, Any], config: FeaturesConfig) -> StoreWriter:
     """The writer of a store of a corpus' rows."""
     return StoreWriter(folder, meaning, Corpus(corpus).keys, config.shard_rows)
+
+
+def say_if_coarse(folder: Path, meaning: Mapping[str, Any]) -> None:
+    """Log that representations are about to be stored in few bits: `store_dtype` may have been meant for gradients."""
+    if "representation" in meaning and meaning["dtype"] in COARSE:
+        logger.warning(
+            "features: %s is stored at %s, like the gradients: features.representation_dtype=float16 keeps the order "
+            "that so few numbers give",
+            folder,
+            meaning["dtype"],
+        )

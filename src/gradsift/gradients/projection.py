@@ -10,10 +10,10 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate, repeat
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from gradsift.errors import ConfigError
@@ -26,6 +26,7 @@ PROJECTION_VERSION = 2
 GATHERED_CHUNKS = 8
 """Above so many chunks a GPU adds all at once: filling up the last is little then, and calls are many."""
 
+RADEMACHER_DIM = 8192
 RADEMACHER_BLOCK_FLOATS = 1 << 19
 """Signs that a thread holds at once: 2 MB, as much as a core's cache."""
 RADEMACHER_LANES = 8
@@ -40,8 +41,15 @@ class ProjectionConfig(BaseModel):
 
     kind: Literal["sketch", "rademacher", "identity"] = "sketch"
     dim: int = Field(131072, ge=1)
-    """K. `identity` has no choice: its K is the number of LoRA parameters."""
+    """K; of `rademacher`, whose time grows with it, 8192 (the paper's) where it is left out. `identity` has no choice:
+    its K is the number of LoRA parameters."""
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dense_is_small(cls, value: Any) -> Any:
+        is_dense = isinstance(value, Mapping) and value.get("kind") == "rademacher"
+        return {"dim": RADEMACHER_DIM, **value} if is_dense else value
 
 
 class Projector(Protocol):

@@ -65,7 +65,7 @@ def read_record(path: Path, keys: Sequence[str] = ()) -> Record:
 
 
 def finished_facts(path: Path, files: Sequence[Path], keys: Sequence[str] = ()) -> dict[str, Any] | None:
-    """The facts of a record whose files are all there as they were written; None of one that is to be made again.
+    """The facts of a record whose files are all there as they were written; None of one that counts as not made.
 
     `files`: those that must be there, also where the record was made before records held checksums.
     """
@@ -74,7 +74,7 @@ def finished_facts(path: Path, files: Sequence[Path], keys: Sequence[str] = ()) 
     record = read_record(path, keys)
     changed = record.changed_file()
     if changed is not None:
-        logger.warning("%s is not what was written: it is made again", changed)
+        logger.warning("%s is not what was written: it counts as not made", changed)
         return None
     return record.facts
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from gradsift.baselines import methods
 from gradsift.presets import PresetName
 from gradsift.selection.selecting import MethodNames, StrategyName, members, method_label
 
@@ -32,7 +33,8 @@ class ArmConfig(BaseModel):
     epochs: int | None = Field(None, ge=1)
     """Of the training; None: train.epochs. The full pool is large: fewer may do."""
     preset: PresetName | None = None
-    """Whose features and scores it has; the warmup is the run's. None: the run's."""
+    """Whose features and scores it has, and whose `less_strategy` and `random_share` of `select`; the warmup is the
+    run's. None: the run's."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -70,7 +72,7 @@ class CompareConfig(BaseModel):
     methods: list[ArmConfig] = Field(
         [ArmConfig(method=name) for name in ("less", "random", "bm25", "dsir", "rds", "full")], min_length=1
     )
-    """Names of methods, lists of those to fuse (`[less, rds+]`), or `{method: less, strategy: round_robin}`,
+    """Names of methods, lists of those to fuse (`[less, rds+]`), or `{method: less, strategy: top}`,
     `{method: full, epochs: 1}`, `{method: less, preset: paper}`, `{name: scaled, method: less, normalize: zscore}`."""
     seeds: list[int] = Field([0, 1, 2], min_length=1)
     """Of the warmup's rows, the order of training and random choices; the pool and its samples stay the same."""
@@ -89,6 +91,15 @@ class CompareConfig(BaseModel):
         if not isinstance(items, list | tuple):
             return items  # refused by its type
         return [{"method": item} if isinstance(item, str | list) else item for item in items]
+
+    @field_validator("methods")
+    @classmethod
+    def _no_name_is_another_methods(cls, value: list[ArmConfig]) -> list[ArmConfig]:
+        """An arm that is called `random` would be what the others are held against."""
+        for arm in value:
+            if arm.name in methods() and arm.name != arm.method:
+                raise ValueError(f"{arm.name} is the name of a method that the arm isn't of: give it another `name`")
+        return value
 
     @field_validator("methods")
     @classmethod

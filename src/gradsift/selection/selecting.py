@@ -38,10 +38,9 @@ def _known_methods(value: Any) -> str | tuple[str, ...]:
     return names[0] if len(names) == 1 else tuple(names)
 
 
-MethodName = Annotated[str, AfterValidator(lambda name: _known(name, methods()))]
-"""`less`, or a baseline's name; others are refused with the nearest."""
 MethodNames = Annotated[str | tuple[str, ...], BeforeValidator(_known_methods)]
-"""One method's name, or the names of several whose orders are fused."""
+"""The name of one method, `less` or a baseline's, or of several whose orders are fused; others are refused with the
+nearest."""
 StrategyName = Annotated[str, AfterValidator(lambda name: _known(name, tuple(STRATEGIES)))]
 
 

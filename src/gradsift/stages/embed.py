@@ -12,7 +12,7 @@ from typing import Any
 from gradsift.baselines import EMBEDDING, EmbeddingConfig, embeddings, load_embedder
 from gradsift.data import Example, SourceConfig
 from gradsift.encoding import Corpus
-from gradsift.features import FeaturesConfig, store_writer, unprojected
+from gradsift.features import FeaturesConfig, say_if_coarse, store_writer, unprojected
 from gradsift.machine import Progress, RunFolder, pick_device
 from gradsift.stages.baseline import encoded_pool, encoded_target
 from gradsift.tasks import TargetConfig
@@ -51,6 +51,7 @@ class EmbeddingStage:
         if writer.is_finished():
             logger.info("features: %s is finished", folder)
             return
+        say_if_coarse(folder, meaning)
         writer.open()
         bounds = {shard: slice(*writer.bounds(shard)) for shard in writer.missing()}
         examples = read()

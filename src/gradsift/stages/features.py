@@ -17,6 +17,7 @@ from gradsift.features import (
     Unit,
     origin_meaning,
     rows_meaning,
+    say_if_coarse,
     store_writer,
 )
 from gradsift.machine import Progress, RunFolder, require_space
@@ -55,6 +56,7 @@ class FeaturesStage:
             logger.info("features: all %d stores are finished", len(writers))
             return
         for task, writer in unfinished:
+            say_if_coarse(task.folder, task.meaning)
             writer.open(wanted.get(task.corpus))
         self._make(unfinished)
         for _, writer in unfinished:

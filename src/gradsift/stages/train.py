@@ -231,7 +231,10 @@ def is_trained(folder: Path, settings: Mapping[str, Any]) -> bool:
         difference = first_difference(before.get(key, now if key in NEWER else None), now, key)
         if difference:
             what = "another selection" if key == "data" and isinstance(now, str) else f"other settings: {difference}"
-            raise RunFolderError(f"{folder} was trained with {what}; delete it to train again, or set it back")
+            raise RunFolderError(
+                f"{folder} was trained with {what}; delete it to train again, set it back, or use another name "
+                "(select.name, or an arm's)"
+            )
     if described.name != MANIFEST:
         return False
     require_whole(record)
