@@ -99,10 +99,10 @@ def synthetic_store(folder: Path, seed: int, rows: int, dim: int, dtype: str = "
     writer.open()
     builders: dict[int, ShardBuilder] = {}
     for shard in range(writer.num_shards):
-        start, stop = writer.bounds(shard)
-        if stop - start not in builders:
-            builders[stop - start] = _filled(writer.builder(shard), stop - start, dim, seed)
-        writer.write_built(shard, builders[stop - start])
+        size = len(writer.rows(shard))
+        if size not in builders:
+            builders[size] = _filled(writer.builder(shard), size, dim, seed)
+        writer.write_built(shard, builders[size])
     return writer.finish()
 
 

@@ -52,11 +52,10 @@ class EmbeddingStage:
             logger.info("features: %s is finished", folder)
             return
         writer.open()
-        bounds = {shard: slice(*writer.bounds(shard)) for shard in writer.missing()}
-        examples = read()
-        with Progress(f"embed {corpus.name}", sum(len(examples[rows]) for rows in bounds.values())) as progress:
-            for shard, rows in bounds.items():
-                texts = [example.text for example in examples[rows]]
+        missing, examples = {shard: writer.rows(shard) for shard in writer.missing()}, read()
+        with Progress(f"embed {corpus.name}", sum(map(len, missing.values()))) as progress:
+            for shard, rows in missing.items():
+                texts = [examples[row].text for row in rows]
                 writer.write(shard, embeddings(self._embedder, texts, self.config.batch_size))
                 progress.advance(len(texts))
         writer.finish()
