@@ -143,7 +143,7 @@ def require_made_from(store: FeatureStore, checkpoint: Origin, corpus: Corpus) -
     if isinstance(checkpoint, Checkpoint):
         now["checkpoint"] = checkpoint.fingerprint()
     if isinstance(checkpoint, TunedOrigin):
-        now["tuned"] = checkpoint.fingerprint
+        now["tuned"] = checkpoint.fingerprint()
     for field, value in now.items():
         if store.meaning.get(field, value) != value:
             where = f"{store.folder} against what the run folder has now"
