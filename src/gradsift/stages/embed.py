@@ -30,6 +30,10 @@ class EmbeddingStage:
     features: FeaturesConfig
     seed: int
 
+    def require_model(self) -> None:
+        """Raise ConfigError where the model, or sentence-transformers, isn't there: before other methods' work."""
+        load_embedder(self.config, pick_device())
+
     def collect(self, targets: Sequence[TargetConfig]) -> None:
         """Finish the pool's store and the targets'; an example's text is its messages, one after the other."""
         self._embed(
