@@ -25,6 +25,7 @@ NUM_ROWS, DIM, WEIGHTS = 70, 27, [0.25, 0.75]
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "BLOCK_VALUES", 5 * DIM)
+    monkeypatch.setattr(blocks, "LEAST_BLOCK_ROWS", 5)
     monkeypatch.setattr(blocks, "QUANTISED_BLOCK_BYTES", 5 * DIM)
     monkeypatch.setattr(blocks, "BLOCKS_IN_SPAN", 2)
 

@@ -33,6 +33,7 @@ SHARD = "shard-00001.safetensors"
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of three rows, spans of two blocks."""
     monkeypatch.setattr(blocks, "BLOCK_VALUES", 3 * DIM)
+    monkeypatch.setattr(blocks, "LEAST_BLOCK_ROWS", 3)
     monkeypatch.setattr(blocks, "QUANTISED_BLOCK_BYTES", 3 * DIM)
     monkeypatch.setattr(blocks, "BLOCKS_IN_SPAN", 2)
 
