@@ -223,30 +223,6 @@ def test_one_subtask_with_most_of_the_rows_is_worth_a_word(
     assert sum(facts(tmp_path)["per_subtask"].values()) == 6
 
 
-@pytest.mark.parametrize(
-    ("settings", "idle"),
-    [
-        (["score.combine=mean"], "score.combine=mean"),
-        (["score.combine=mean", "score.normalize=zscore"], "score.combine=mean and score.normalize=zscore"),
-        (["score.normalize=rank", "select.gumbel=0.1"], None),  # the draw's odds are of the scores as they are then
-        (["score.normalize=center", "select.strategy=top"], None),
-        (["score.combine=mean", "select.strategy=votes"], None),
-        ([], None),
-    ],
-)
-def test_settings_of_the_score_that_change_nothing_by_turns_are_told(
-    tmp_path: Path,
-    tiny_model_folder: Path,
-    capsys: pytest.CaptureFixture[str],
-    settings: list[str],
-    idle: str | None,
-) -> None:
-    config = tiny_run(tmp_path, tiny_model_folder)
-    assert select(config, "select.strategy=round_robin", *settings) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if "take turns" in line]
-    assert [f"in which {idle} changes nothing but ties" in line for line in told] == [True] * (idle is not None)
-
-
 def test_rows_chosen_by_the_mean_are_not_one_subtasks(
     tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

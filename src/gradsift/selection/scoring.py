@@ -25,11 +25,10 @@ class ScoreConfig(BaseModel):
     """The authors' code; or the paper's text, the cosine with a subtask's mean gradient; or every example as a subtask
     of its own, as in RDS+ (arXiv 2503.01807): scores are then 4 bytes a pool row and example."""
     combine: Literal["max", "mean"] = "max"
-    """From the subtasks' influences to the score, which the strategy `top` alone goes by: others see the subtasks'."""
+    """From the subtasks' influences to the score."""
     normalize: Normalization = "none"
     """What is done to each subtask's scores over the pool before `combine` and the strategy see them: `center` (mean
-    0), `zscore` (mean 0, variance 1) or `rank`; for every method's scores. The strategies `top`, `mean` and `votes` go
-    by it; in `round_robin`, the own one of `less`, nothing but ties does."""
+    0), `zscore` (mean 0, variance 1) or `rank`; for every method's scores."""
 
     @property
     def decisive(self) -> dict[str, Any]:

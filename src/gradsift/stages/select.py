@@ -22,7 +22,6 @@ from gradsift.errors import DataError
 from gradsift.machine import RunFolder, atomic_open, file_sha256, fingerprint, read_record, renewed
 from gradsift.selection import (
     Chosen,
-    ScoreConfig,
     ScoredRows,
     SelectConfig,
     choose,
@@ -44,8 +43,6 @@ Item = TypeVar("Item")
 KEYS = ("inputs", "sha256", "rows", "num_selected", "num_tokens", "per_source", "kept_out")
 NEWER = {"random_share": 0.0, "less_strategy": "top"}
 """Keys of `select` that came later, and what was done before: selections made then stay."""
-SCORE = ScoreConfig().model_dump()
-"""How the score is made where the user says nothing."""
 LARGE_SHARE = 0.5
 """Share of the chosen rows above which one subtask's is worth a word …"""
 MOST_ALONE = 2
@@ -82,7 +79,6 @@ class SelectStage:
         if _is_finished(path, inputs):
             logger.info("select %s: done before", target)
             return
-        self._say_what_is_idle(target, scores)
         tables = [read_scores(self.run, target, method) for method in self.config.methods]
         chosen = self._chosen(tables, np.asarray(overlap["rows"], dtype=np.int64), target)
         taken = tables[0].take(chosen.rows)
@@ -92,21 +88,6 @@ class SelectStage:
             for item in scores:
                 facts |= {key: item[key] for key in ("num_candidates",) if key in item}
         self._warn_of_one_subtask(target, facts["per_subtask"], taken)
-
-    def _say_what_is_idle(self, target: str, scores: Sequence[Mapping[str, Any]]) -> None:
-        """Where subtasks take turns, settings of the score that the user has changed may have been meant to do more."""
-        if any(self.config.order_of(method) != "round_robin" for method in self.config.methods):
-            return
-        settings = scores[0].get("settings", {})
-        keys = ("combine",) if self.config.gumbel else ("combine", "normalize")
-        idle = [f"score.{key}={settings[key]}" for key in keys if settings.get(key, SCORE[key]) != SCORE[key]]
-        if idle:
-            logger.warning(
-                "select %s: subtasks take turns by the order of their own scores, in which %s changes nothing but "
-                "ties; select.strategy=top goes by it",
-                target,
-                " and ".join(idle),
-            )
 
     def _settings(self) -> dict[str, Any]:
         """What decides a selection, without newer keys that stand at what was done before there were any."""
