@@ -233,6 +233,31 @@ def test_rows_chosen_by_the_mean_are_not_one_subtasks(
     assert "alone" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("score.combine=mean",), "depends on score.combine=mean\n"),
+        (("score.combine=mean", "score.normalize=rank"), "depends on score.combine=mean and score.normalize=rank\n"),
+        (("score.normalize=zscore",), "depends on score.normalize=zscore\n"),
+        (("score.normalize=zscore", "select.gumbel=0.1"), None),
+        (("score.normalize=zscore", "select.strategy=top"), None),
+        ((), None),
+    ],
+)
+def test_scores_settings_that_turns_do_not_see_are_named(
+    tmp_path: Path,
+    tiny_model_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    overrides: tuple[str, ...],
+    said: str | None,
+) -> None:
+    by_turns = [] if "select.strategy=top" in overrides else ["select.strategy=round_robin"]
+    assert select(tiny_run(tmp_path, tiny_model_folder), *by_turns, *overrides) == 0
+    log = capsys.readouterr().err
+    assert ("by turns" in log) == (said is not None)
+    assert said is None or said in log
+
+
 def test_scores_that_know_no_subtasks_serve_none(tmp_path: Path, tiny_model_folder: Path) -> None:
     assert select(tiny_run(tmp_path, tiny_model_folder)) == 0
     assert facts(tmp_path)["per_subtask"] == {}

@@ -25,10 +25,11 @@ class ScoreConfig(BaseModel):
     """The authors' code; or the paper's text, the cosine with a subtask's mean gradient; or every example as a subtask
     of its own, as in RDS+ (arXiv 2503.01807): scores are then 4 bytes a pool row and example."""
     combine: Literal["max", "mean"] = "max"
-    """From the subtasks' influences to the score."""
+    """From the subtasks' influences to the score, which of the strategies `top` alone sees."""
     normalize: Normalization = "none"
     """What is done to each subtask's scores over the pool before `combine` and the strategy see them: `center` (mean
-    0), `zscore` (mean 0, variance 1) or `rank`; for every method's scores."""
+    0), `zscore` (mean 0, variance 1) or `rank`; for every method's scores. `top`, `mean` and `votes` see it; where
+    subtasks take rows by turns it decides ties alone."""
 
     @property
     def decisive(self) -> dict[str, Any]:

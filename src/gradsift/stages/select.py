@@ -22,6 +22,7 @@ from gradsift.errors import DataError
 from gradsift.machine import RunFolder, atomic_open, file_sha256, fingerprint, read_record, renewed
 from gradsift.selection import (
     Chosen,
+    ScoreConfig,
     ScoredRows,
     SelectConfig,
     choose,
@@ -80,6 +81,7 @@ class SelectStage:
             logger.info("select %s: done before", target)
             return
         tables = [read_scores(self.run, target, method) for method in self.config.methods]
+        self._say_what_turns_do_not_see(target, scores)
         chosen = self._chosen(tables, np.asarray(overlap["rows"], dtype=np.int64), target)
         taken = tables[0].take(chosen.rows)
         with renewed(described, path) as facts:
@@ -88,6 +90,21 @@ class SelectStage:
             for item in scores:
                 facts |= {key: item[key] for key in ("num_candidates",) if key in item}
         self._warn_of_one_subtask(target, facts["per_subtask"], taken)
+
+    def _say_what_turns_do_not_see(self, target: str, scores: Sequence[Mapping[str, Any]]) -> None:
+        """Where subtasks take rows by turns, neither how their scores are combined nor their scale matters, but for
+        the scale beside noise."""
+        for method, facts in zip(self.config.methods, scores, strict=True):
+            default, given = ScoreConfig(), facts.get("settings", {})
+            keys = ["combine"] if self.config.gumbel else ["combine", "normalize"]
+            set_in_vain = [key for key in keys if given.get(key, getattr(default, key)) != getattr(default, key)]
+            if set_in_vain and self.config.order_of(method) == "round_robin":
+                logger.info(
+                    "select %s: %s takes rows by turns (round_robin), where nothing but ties depends on %s",
+                    target,
+                    method,
+                    " and ".join(f"score.{key}={given[key]}" for key in set_in_vain),
+                )
 
     def _settings(self) -> dict[str, Any]:
         """What decides a selection, without newer keys that stand at what was done before there were any."""
