@@ -99,10 +99,10 @@ def synthetic_store(folder: Path, seed: int, rows: int, dim: int, dtype: str = "
     writer.open()
     builders: dict[int, ShardBuilder] = {}
     for shard in range(writer.num_shards):
-        start, stop = writer.bounds(shard)
-        if stop - start not in builders:
-            builders[stop - start] = _filled(writer.builder(shard), stop - start, dim, seed)
-        writer.write_built(shard, builders[stop - start])
+        size = len(writer.rows(shard))
+        if size not in builders:
+            builders[size] = _filled(writer.builder(shard), size, dim, seed)
+        writer.write_built(shard, builders[size])
     return writer.finish()
 
 
@@ -166,7 +166,7 @@ def _show_checks(store: FeatureStore, options: argparse.Namespace) -> None:
 
 def _show_linear(stores: list[FeatureStore], side: TargetSide, options: argparse.Namespace) -> None:
     """Seconds a row with all rows, over seconds a row with a quarter of them: one store against all four."""
-    few = TargetSide(side.name, side.subtasks, side.directions[:1], 0, "")
+    few = _side(options.subtasks, options.dim)
     one, all_ = _wall(lambda: _scores(stores[:1], few)), _wall(lambda: _scores(stores, side))
     note = f"{options.rows:,} rows of one checkpoint {one:.2f} s, of {len(stores)} {all_:.2f} s"
     show(Goal("scoring, time a row, most rows / fewest", all_ / len(stores) / one, 1.10, note=note))
@@ -174,10 +174,10 @@ def _show_linear(stores: list[FeatureStore], side: TargetSide, options: argparse
 
 def _show_quantised(store: FeatureStore, side: TargetSide) -> None:
     """Time of scoring a quantised store over that of the store it comes from, over the same ratio of their bytes."""
-    few = TargetSide(side.name, side.subtasks, side.directions[:1], 0, "")
     stores = {bits: quantize(store, bits, store.folder.with_name(f"int{bits}")) for bits in BITS.values()}
     stores[16] = store
     times: dict[int, list[float]] = {bits: [] for bits in stores}
+    few = _side(len(side.subtasks), store.dim)
     for _ in range(3):
         for bits, one in stores.items():
             times[bits].append(_wall(partial(_scores, [one], few)))

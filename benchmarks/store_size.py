@@ -6,7 +6,8 @@ Runs the config's encoding and warmup, then sends the pool once through every ch
 (whole gradients against the targets' whole directions) and through every projection, quantised as its store would have
 it. Prints, by target, Pearson's correlation with the exact scores over the rows, mean over subtasks, and how many of
 the best rows by turns are the exact ones; after all checkpoints, mean over the projections' seeds. A checkpoint's
-scores are kept in RUN/store-size, so that it goes on where it was stopped. Slow: as long as the features stage.
+scores are kept in RUN/store-size, by what they come from, so that it goes on where it was stopped. Slow: as long as the
+features stage.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from torch import Tensor
 from gradsift.config import RunConfig, load_config
 from gradsift.encoding import Corpus, EncodedRow, batches_by_length, pad_rows
 from gradsift.gradients import (
+    PROJECTION_VERSION,
     AdamTerms,
     PerExampleGradients,
     ProjectionConfig,
@@ -34,12 +36,11 @@ from gradsift.gradients import (
     adam_terms,
     build_projector,
 )
-from gradsift.machine import Progress, atomic_path, pick_device
+from gradsift.machine import Progress, atomic_path, fingerprint, pick_device
 from gradsift.model import Checkpoint, alike_parts, lora_at, read_moments
 from gradsift.pipeline import checkpoints_of, encode_stage, warmup_stage
 from gradsift.selection import STRATEGIES, Candidates, checkpoint_weights
-from gradsift.store import row_bytes
-from gradsift.store.quantization import BITS, quantized
+from gradsift.store import BITS, quantized, row_bytes
 
 TOKENS_PER_BATCH = 2048
 EXACT = "exact"
@@ -135,13 +136,26 @@ def _key(target: str, form: Form | str, seed: int = 0) -> str:
 
 def _scores(config: RunConfig, checkpoint: Checkpoint, seeds: Sequence[int]) -> dict[str, Tensor]:
     """Influence [N, G] on every target at the checkpoint, exactly and in every form; read where it is there."""
-    path = config.run.path / "store-size" / f"{checkpoint.name}-{'-'.join(map(str, seeds))}.safetensors"
+    path = config.run.path / "store-size" / f"{checkpoint.name}-{_inputs(config, checkpoint, seeds)}.safetensors"
     if not path.is_file():
         path.parent.mkdir(exist_ok=True)
         scores = _computed(config, checkpoint, seeds)
         with atomic_path(path) as temporary:
             save_file(scores, temporary)
     return load_file(path)
+
+
+def _inputs(config: RunConfig, checkpoint: Checkpoint, seeds: Sequence[int]) -> str:
+    """Fingerprint of all that decides a checkpoint's scores."""
+    targets = {target.name: _meaning(config.run.target(target.name)) for target in config.targets}
+    views = [PROJECTION_VERSION, *map(asdict, FORMS), *seeds]
+    made_from = [config.features.adam, checkpoint.fingerprint(), _meaning(config.run.pool), targets, views]
+    return fingerprint(made_from)[:16]
+
+
+def _meaning(corpus: Path) -> list[object]:
+    manifest = Corpus(corpus).manifest
+    return [manifest["fingerprint"], manifest["encoding"]]
 
 
 def _computed(config: RunConfig, checkpoint: Checkpoint, seeds: Sequence[int]) -> dict[str, Tensor]:

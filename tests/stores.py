@@ -41,5 +41,5 @@ def written(folder: Path, values: torch.Tensor, **changes: Any) -> FeatureStore:
     writer = StoreWriter(folder, described, KEYS, 4)
     writer.open()
     for shard in writer.missing():
-        writer.write(shard, values[slice(*writer.bounds(shard))])
+        writer.write(shard, values[list(writer.rows(shard))])
     return writer.finish()

@@ -6,7 +6,7 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 
 from gradsift import __version__
@@ -73,8 +73,7 @@ def features_stage(config: RunConfig) -> None:
     """Projected gradients of pool and targets at every checkpoint, or what a baseline matches instead of them."""
     for own in methods_of(config):
         if own.select.method == EMBEDDING:
-            settings = own.baselines.embedding
-            EmbeddingStage(own.run, own.pool, settings, own.features, own.seed).collect(own.targets)
+            embedding_of(own).collect(own.targets)
         elif own.select.method not in BASELINES:
             _make_features(own)
 
@@ -183,6 +182,19 @@ def screen_of(config: RunConfig) -> RunConfig | None:
     return _with_method(config, candidates.method)
 
 
+def embedding_of(config: RunConfig) -> EmbeddingStage:
+    """What embeds the texts of pool and targets."""
+    return EmbeddingStage(config.run, config.pool, config.baselines.embedding, config.features, config.seed)
+
+
+def require_embedder(configs: Iterable[RunConfig]) -> None:
+    """Raise ConfigError where one of them has `embedding` among its methods, or to pick candidates, and its model can't
+    be loaded. They have the same `baselines`."""
+    needing = next((own for config in configs for own in methods_of(config) if own.select.method == EMBEDDING), None)
+    if needing is not None:
+        embedding_of(needing).require_model()
+
+
 def candidates_of(config: RunConfig) -> dict[str, list[int]] | None:
     """By target, the rows that `less` takes gradients of; None: every row. What picks them is scored first."""
     screen, settings = screen_of(config), config.features.candidates
@@ -223,6 +235,8 @@ def run(config: RunConfig, until: str = "evaluate", only: str | None = None) -> 
         write_environment(config)
         if "less" in config.select.methods and config.warmup.checkpoints is not None:
             checkpoints_of(config)  # what can't be used is said before any work
+        if "features" in wanted:
+            require_embedder([config])
         if "evaluate" in wanted:
             evaluation_of(config).require_inputs(config.targets)
         for name in dict.fromkeys(wanted):

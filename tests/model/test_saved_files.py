@@ -302,7 +302,7 @@ def test_a_checkpoint_is_named_by_its_whole_path(checkpoint: Path, monkeypatch: 
     assert found.name == "checkpoint-4"
 
 
-@pytest.mark.parametrize("name", ["loss", "rds+", "embedding", ".hidden", "two\nlines"])
+@pytest.mark.parametrize("name", ["loss", "rds+", "embedding", "tov", ".hidden", "two\nlines"])
 def test_a_folder_that_can_not_name_a_store_is_refused(checkpoint: Path, name: str) -> None:
     folder = copied(checkpoint, checkpoint.with_name(name))
     config = WarmupConfig.model_validate({"checkpoints": [str(folder)]})

@@ -129,6 +129,17 @@ def test_float_products_are_of_the_unpacked_rows(bits: int, monkeypatch: pytest.
     assert torch.allclose(FloatProducts(directions_GK, bits)(rows_RP, Workspace()), expected_GR, atol=1e-5)
 
 
+@pytest.mark.parametrize("columns", [4, 7, 50])
+def test_float_products_of_long_rows_are_summed_over_their_columns(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "block_rows", lambda *_: 3)
+    monkeypatch.setattr(products, "COPY_VALUES", 3 * columns)
+    directions_GK, rows_RK = draw(3, 50), draw(8, 50, seed=1).half()
+    found_GR = FloatProducts(directions_GK, 32)(rows_RK, Workspace())
+    torch.testing.assert_close(found_GR, directions_GK @ rows_RK.float().T, rtol=1e-5, atol=1e-5)
+
+
 def test_a_workspace_gives_the_same_memory_again() -> None:
     workspace = Workspace()
     first = workspace.tensor(torch.Size((4, 6)), torch.float32)

@@ -104,3 +104,28 @@ def test_without_sentence_transformers_the_command_to_install_it_is_told(
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     assert select(tiny_run(tmp_path, tiny_model_folder)) == 2
     assert "pip install gradsift[embedding]" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("command", "override"),
+    [
+        ("run", "select.method=[less, embedding]"),
+        ("run", "features.candidates={method: embedding}"),
+        ("compare", "compare.methods=[less, embedding]"),
+        ("compare", "compare.methods=[less, {method: less, candidates: {method: embedding}, name: screened}]"),
+    ],
+)
+def test_that_is_told_before_any_training(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, command: str, override: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    assert gradsift(command, tiny_run(tmp_path, tiny_model_folder), override) == 2
+    assert not [*(tmp_path / "run").rglob("warmup"), *(tmp_path / "run").rglob("cells")]
+
+
+def test_what_needs_no_embeddings_needs_no_sentence_transformers(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    config = tiny_run(tmp_path, tiny_model_folder)
+    assert gradsift("run", config, "--until", "encode", "select.method=embedding") == 0

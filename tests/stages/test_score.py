@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import gradsift, tiny_run
 from torch import Tensor
 
 from gradsift.errors import StoreDamaged
 from gradsift.selection import Influence, build_products, products
-from gradsift.stages.score import TargetSide, pool_influences
+from gradsift.stages.score import StoredDirections, TargetSide, pool_influences
 from gradsift.store import blocks
 from gradsift.store.quantization import BITS
 from gradsift.store.shards import stored
@@ -24,6 +25,7 @@ NUM_ROWS, DIM, WEIGHTS = 70, 27, [0.25, 0.75]
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "BLOCK_VALUES", 5 * DIM)
+    monkeypatch.setattr(blocks, "LEAST_BLOCK_ROWS", 5)
     monkeypatch.setattr(blocks, "QUANTISED_BLOCK_BYTES", 5 * DIM)
     monkeypatch.setattr(blocks, "BLOCKS_IN_SPAN", 2)
 
@@ -55,8 +57,8 @@ def store(folder: Path, seed: int, dtype: str, wanted: list[int] | None = None) 
     return FeatureStore(folder, KEYS)
 
 
-def side(name: str, num_subtasks: int, seed: int) -> TargetSide:
-    directions = [draw(num_subtasks, DIM, seed=seed + index) / DIM**0.5 for index in range(len(WEIGHTS))]
+def side(name: str, num_subtasks: int, seed: int, checkpoints: int = len(WEIGHTS)) -> TargetSide:
+    directions = [draw(num_subtasks, DIM, seed=seed + index) / DIM**0.5 for index in range(checkpoints)]
     return TargetSide(name, [f"{name}-{index}" for index in range(num_subtasks)], directions, 0, "")
 
 
@@ -80,6 +82,35 @@ def test_scores_are_the_naive_sum_over_checkpoints(tmp_path: Path, threads: int,
         assert torch.allclose(found.double(), naive(stores, target), atol=1e-6)
 
 
+def test_directions_from_stores_are_the_means_of_unit_rows_at_every_checkpoint(tmp_path: Path) -> None:
+    stores = [store(tmp_path / str(index), index, "float32") for index in range(2)]
+    members = ["odd" if row % 2 else "even" for row in range(NUM_ROWS)]
+    found = list(StoredDirections(stores, members, ["odd", "even"], "mean_of_cosines"))
+    for index, directions_GK in enumerate(found):
+        values = draw(NUM_ROWS, DIM, seed=index)
+        units = [value / value.norm() for value in values]
+        expected = torch.stack([sum(units[1::2], torch.zeros(DIM)), sum(units[::2], torch.zeros(DIM))]) / 35
+        torch.testing.assert_close(directions_GK, expected)
+    assert len(found) == 2
+
+
+def test_a_targets_features_are_read_at_one_checkpoint_at_a_time_and_only_where_it_has_no_scores(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, steps = tiny_run(tmp_path, tiny_model_folder), []
+    features, spans = FeatureStore.features, FeatureStore.spans
+    monkeypatch.setattr(FeatureStore, "features", lambda self, rows: steps.append(self.folder) or features(self, rows))
+    monkeypatch.setattr(FeatureStore, "spans", lambda self: steps.append(self.folder) or spans(self))
+
+    assert gradsift("run", config, "--until", "score") == 0
+    targets, pool = (tmp_path / "run" / "features" / name for name in ("targets/sums", "pool"))
+    one, two = (path.name for path in sorted(pool.iterdir()))
+    assert steps == [targets / one, targets / two, targets / one, pool / one, targets / two, pool / two]
+    steps.clear()
+    assert gradsift("run", config, "--until", "score") == 0
+    assert steps == [targets / one, targets / two]  # for the norms alone
+
+
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("dtype", BITS)
 def test_scores_of_a_quantised_store_are_the_naive_sum_of_its_rows(
@@ -99,7 +130,7 @@ def test_scores_of_a_quantised_store_are_the_naive_sum_of_its_rows(
 def test_a_store_of_blocks_as_they_were_before_has_the_same_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target, stores = side("a", 3, seed=5), [store(tmp_path / "now", 0, "int1")]
+    target, stores = side("a", 3, seed=5, checkpoints=1), [store(tmp_path / "now", 0, "int1")]
     with monkeypatch.context() as before:
         before.setattr(blocks, "QUANTISED_BLOCK_BYTES", 1)
         stores.append(store(tmp_path / "before", 0, "int1"))
@@ -138,7 +169,7 @@ def test_a_quantised_store_keeps_the_best_rows(tmp_path: Path, dtype: str, least
 
 
 def test_quantised_scores_come_close_to_the_others_as_the_bits_grow(tmp_path: Path) -> None:
-    target = side("a", 3, seed=5)
+    target = side("a", 3, seed=5, checkpoints=1)
     [whole], *rest = (
         pool_influences([store(tmp_path / dtype, 0, dtype)], [1.0], [target]) for dtype in ("float32", *BITS)
     )
@@ -163,4 +194,4 @@ def test_damage_found_by_a_thread_is_named(tmp_path: Path) -> None:
     path = tmp_path / "shard-00001.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(StoreDamaged, match="shard-00001"):
-        pool_influences(stores, [1.0], [side("a", 3, seed=5)])
+        pool_influences(stores, [1.0], [side("a", 3, seed=5, checkpoints=1)])

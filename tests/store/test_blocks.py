@@ -27,6 +27,7 @@ def shard(folder: Path, dtype: torch.dtype = torch.float16) -> dict[str, torch.T
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of three rows, spans of two blocks."""
     monkeypatch.setattr(blocks, "BLOCK_VALUES", 3 * DIM)
+    monkeypatch.setattr(blocks, "LEAST_BLOCK_ROWS", 3)
     monkeypatch.setattr(blocks, "QUANTISED_BLOCK_BYTES", 3 * DIM)
     monkeypatch.setattr(blocks, "BLOCKS_IN_SPAN", 2)
 
@@ -49,6 +50,11 @@ def test_numbers_are_those_of_the_spans_rows(tmp_path: Path, small: None) -> Non
 
 def test_a_block_has_one_row_at_least() -> None:
     assert block_rows(torch.float16, 10**9) == block_rows(torch.int8, 10**9) == 1
+
+
+def test_a_block_of_long_rows_has_rows_enough_for_a_product_and_no_more_than_memory_for_them() -> None:
+    widths = [8192, 32_768, 65_536, 131_072, 1 << 20, 1 << 21]
+    assert [block_rows(torch.float16, width) for width in widths] == [128, 32, 32, 32, 4, 2]
 
 
 def test_a_block_of_few_bits_has_rows_enough_for_a_product() -> None:

@@ -26,7 +26,7 @@ def original(tmp_path: Path) -> FeatureStore:
     writer.open()
     values = torch.randn(10, 24, generator=torch.Generator().manual_seed(0))
     for shard in writer.missing():
-        writer.write(shard, values[slice(*writer.bounds(shard))])
+        writer.write(shard, values[list(writer.rows(shard))])
     return writer.finish()
 
 

@@ -33,6 +33,7 @@ SHARD = "shard-00001.safetensors"
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of three rows, spans of two blocks."""
     monkeypatch.setattr(blocks, "BLOCK_VALUES", 3 * DIM)
+    monkeypatch.setattr(blocks, "LEAST_BLOCK_ROWS", 3)
     monkeypatch.setattr(blocks, "QUANTISED_BLOCK_BYTES", 3 * DIM)
     monkeypatch.setattr(blocks, "BLOCKS_IN_SPAN", 2)
 
@@ -42,7 +43,7 @@ def writer(folder: Path, dtype: str = "float16", **meaning: Any) -> StoreWriter:
     made.open()
     values = torch.randn(len(KEYS), DIM, generator=torch.Generator().manual_seed(len(meaning)))
     for shard in range(made.num_shards):
-        made.write(shard, values[slice(*made.bounds(shard))])
+        made.write(shard, values[list(made.rows(shard))])
     return made
 
 

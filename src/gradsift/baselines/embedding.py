@@ -32,7 +32,7 @@ def load_embedder(config: EmbeddingConfig, device: torch.device) -> Any:
         from sentence_transformers import SentenceTransformer
     except ModuleNotFoundError as error:
         raise ConfigError(
-            "select.method=embedding needs sentence-transformers: pip install gradsift[embedding]"
+            "the method embedding needs sentence-transformers: pip install gradsift[embedding]"
         ) from error
     try:
         return SentenceTransformer(config.model, device=str(device))

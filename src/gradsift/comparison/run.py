@@ -52,6 +52,7 @@ from gradsift.pipeline import (
     evaluate_stage,
     evaluation_of,
     features_stage,
+    require_embedder,
     score_stage,
     select_stage,
     train_stage,
@@ -90,6 +91,7 @@ def compare(config: RunConfig) -> str:
     _fingerprint_of_model.cache_clear()
     planned, outcomes = list(cells(config)), finished(config)
     left = [cell for cell in planned if cell not in outcomes]
+    require_embedder(cell_config(config, cell) for cell in left if cell.arm is not None)
     logger.info("compare: %d of %d cells are done", len(outcomes), len(planned))
     _require_folders_kept(config, left)
     start = time.monotonic()

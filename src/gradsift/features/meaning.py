@@ -17,7 +17,7 @@ def origin_meaning(origin: Origin, config: FeaturesConfig, model: ModelConfig) -
     if isinstance(origin, Checkpoint):
         return _gradients_meaning(origin, config.projection)
     if isinstance(origin, TunedOrigin):
-        return {"representation": TOV, "tuned": origin.fingerprint, "projection": unprojected(1)}
+        return {"representation": TOV, "tuned": origin.fingerprint(), "projection": unprojected(1)}
     kind = REPRESENTATIONS[origin.name]
     return {"representation": origin.name, "projection": unprojected(kind.dim or hidden_size(model))}
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from gradsift.baselines import TOV
+from gradsift.machine import fingerprint
 
 
 class Origin(Protocol):
@@ -39,11 +41,15 @@ class TunedOrigin:
     target: str
     adapter: Path
     """Folder of the adapter that was trained."""
-    fingerprint: str
-    """Of the adapter's files."""
+    files: Mapping[str, Any]
+    """The adapter's files, as its manifest vouches for them: sizes and checksums by name."""
     learning_rate: float = 1.0
 
     @property
     def name(self) -> str:
         """The store's folder: one a target."""
         return f"{TOV}/{self.target}"
+
+    def fingerprint(self) -> str:
+        """Of what features depend on: the adapter's files."""
+        return fingerprint(dict(self.files))

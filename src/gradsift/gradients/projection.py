@@ -159,7 +159,8 @@ def _add_gathered(features_BK: Tensor, block_BD: Tensor, plan: SketchPlan, first
     dim = features_BK.shape[1]
     num_chunks = -(-block_BD.shape[1] // dim)
     chunks = torch.arange(first_chunk, first_chunk + num_chunks)
-    shifts_C, signs_C = (torch.tensor(values)[chunks] for values in (plan.shifts, plan.chunk_signs))
+    shifts_C = torch.tensor(plan.shifts)[chunks]
+    signs_C = torch.tensor(plan.chunk_signs, dtype=torch.int8)[chunks]
     columns_CK = ((torch.arange(dim) - shifts_C[:, None]) % dim).to(block_BD.device)
     signs_CK = plan.position_signs[(chunks // dim).to(block_BD.device)] * signs_C[:, None].to(block_BD.device)
     padded_BD = torch.nn.functional.pad(block_BD, (0, num_chunks * dim - block_BD.shape[1]))

@@ -13,6 +13,7 @@ from gradsift.selection.scoring import (
     on_one_scale,
     scored_subtasks,
     subtask_directions,
+    usable_members,
     usable_rows,
 )
 from gradsift.selection.selecting import (
@@ -47,6 +48,7 @@ __all__ = [
     "ranking",
     "scored_subtasks",
     "subtask_directions",
+    "usable_members",
     "usable_rows",
     "wanted_count",
     "with_gumbel_noise",

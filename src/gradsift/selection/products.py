@@ -12,6 +12,8 @@ from torch.nn.functional import pad
 from gradsift.store import BITS, LEVEL_FACTORS, block_rows, multiples_of_levels, packed_width, unpacked
 
 MAX_INTEGER_DIM = 2**31 // (128 * 128)
+COPY_VALUES = 1 << 20
+"""Values of a float32 copy: 4 MB, which stay in a core's share of the cache."""
 COLUMNS = 1024
 """Bytes of a row that are taken at once below 8 bits. A float32 sum of as many products of 2⁷ and 127 is exact."""
 LARGEST_LEVEL = 127
@@ -61,20 +63,25 @@ def integers_are_fast() -> bool:
 
 
 class FloatProducts:
-    """Products in float32, from copies of some rows at a time that stay in the core's cache."""
+    """Products in float32, from copies of some rows, and of long rows some columns, that stay in the core's cache."""
 
     def __init__(self, directions_GK: Tensor, bits: int) -> None:
-        self._directions_GK, self._bits = directions_GK, bits
+        self._num_sums, self._dim = directions_GK.shape
+        self._bits, self._rows = bits, block_rows(torch.float32, self._dim)
+        self._columns = max(1, COPY_VALUES // self._rows)
+        self._slices_GC = directions_GK.split(self._columns, dim=1)
 
     def __call__(self, rows_RP: Tensor, workspace: Workspace) -> Tensor:
         """Float32 [G, R]."""
-        dim = self._directions_GK.shape[1]
-        products = []
-        for part_RP in rows_RP.split(block_rows(torch.float32, dim)):
-            levels_RK = unpacked(part_RP, self._bits)[:, :dim] if self._bits < 8 else part_RP
-            copy_RK = workspace.tensor(levels_RK.shape, torch.float32).copy_(levels_RK)
-            products.append(self._directions_GK @ copy_RK.T)
-        return torch.cat(products, dim=1)
+        return torch.cat([self._of_some(part_RP, workspace) for part_RP in rows_RP.split(self._rows)], dim=1)
+
+    def _of_some(self, rows_RP: Tensor, workspace: Workspace) -> Tensor:
+        levels_RK = unpacked(rows_RP, self._bits)[:, : self._dim] if self._bits < 8 else rows_RP
+        sums_GR = torch.zeros(self._num_sums, len(levels_RK))
+        for levels_RC, directions_GC in zip(levels_RK.split(self._columns, dim=1), self._slices_GC, strict=True):
+            copy_RC = workspace.tensor(levels_RC.shape, torch.float32).copy_(levels_RC)
+            sums_GR.addmm_(directions_GC, copy_RC.T)
+        return sums_GR
 
 
 class IntegerProducts:

@@ -69,6 +69,18 @@ def scored_subtasks(ids: Sequence[str], subtasks: Sequence[str], how: str) -> tu
     return list(ids), list(dict.fromkeys(example for _, _, example in sorted(turns)))
 
 
+def usable_members(norms_V: Tensor, subtasks: Sequence[str], names: Sequence[str]) -> list[list[int]]:
+    """Positions of each named subtask's rows that have a direction; raises UserError where one has none."""
+    usable_V = usable_rows(norms_V).tolist()
+    found = []
+    for name in names:
+        members = [row for row, subtask in enumerate(subtasks) if subtask == name and usable_V[row]]
+        if not members:
+            raise UserError(f"subtask {name}: every example has a zero or non-finite gradient")
+        found.append(members)
+    return found
+
+
 def subtask_directions(
     features_VK: Tensor, norms_V: Tensor, subtasks: Sequence[str], names: Sequence[str], how: str
 ) -> Tensor:
@@ -77,12 +89,8 @@ def subtask_directions(
     `cosine_of_mean`: the subtask's mean gradient, at unit norm; else the mean of its unit rows. Rows without a
     direction are left out; raises UserError where a subtask has no other.
     """
-    usable_V = usable_rows(norms_V)
     directions = []
-    for name in names:
-        members = [row for row, subtask in enumerate(subtasks) if subtask == name and bool(usable_V[row])]
-        if not members:
-            raise UserError(f"subtask {name}: every example has a zero or non-finite gradient")
+    for members in usable_members(norms_V, subtasks, names):
         rows_SK, norms_S = features_VK[members].float(), norms_V[members, None]
         if how == "cosine_of_mean":
             mean_K = rows_SK.mean(dim=0)

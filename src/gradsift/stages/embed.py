@@ -30,6 +30,10 @@ class EmbeddingStage:
     features: FeaturesConfig
     seed: int
 
+    def require_model(self) -> None:
+        """Raise ConfigError where the model, or sentence-transformers, isn't there: before other methods' work."""
+        load_embedder(self.config, pick_device())
+
     def collect(self, targets: Sequence[TargetConfig]) -> None:
         """Finish the pool's store and the targets'; an example's text is its messages, one after the other."""
         self._embed(
@@ -53,11 +57,10 @@ class EmbeddingStage:
             return
         say_if_coarse(folder, meaning)
         writer.open()
-        bounds = {shard: slice(*writer.bounds(shard)) for shard in writer.missing()}
-        examples = read()
-        with Progress(f"embed {corpus.name}", sum(len(examples[rows]) for rows in bounds.values())) as progress:
-            for shard, rows in bounds.items():
-                texts = [example.text for example in examples[rows]]
+        missing, examples = {shard: writer.rows(shard) for shard in writer.missing()}, read()
+        with Progress(f"embed {corpus.name}", sum(map(len, missing.values()))) as progress:
+            for shard, rows in missing.items():
+                texts = [examples[row].text for row in rows]
                 writer.write(shard, embeddings(self._embedder, texts, self.config.batch_size))
                 progress.advance(len(texts))
         writer.finish()

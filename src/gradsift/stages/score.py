@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -40,6 +40,7 @@ from gradsift.selection import (
     on_one_scale,
     scored_subtasks,
     subtask_directions,
+    usable_members,
     usable_rows,
 )
 from gradsift.store import FeatureStore, Span, SpanReader, require_joinable, stacked
@@ -53,12 +54,29 @@ THREADS_PER_CORE = 3
 
 
 @dataclass(frozen=True)
+class StoredDirections:
+    """A target's directions [G, K] at one checkpoint after the other, made of its features when their turn comes: at
+    K = 131072 an example's are half a megabyte a checkpoint."""
+
+    stores: Sequence[FeatureStore]
+    members: Sequence[str]
+    """The subtask that each of V examples counts for."""
+    names: Sequence[str]
+    how: str
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for store in self.stores:
+            rows = stacked(store.shards())
+            yield subtask_directions(store.features(rows), rows.norms_R, self.members, self.names, self.how)
+
+
+@dataclass(frozen=True)
 class TargetSide:
     """A target as the pool's rows meet it: its subtasks' names, and their directions [G, K] at every checkpoint."""
 
     name: str
     subtasks: list[str]
-    directions: list[Tensor]
+    directions: Iterable[Tensor]
     num_unusable: int
     inputs: str
     """Fingerprint of everything that the scores come from."""
@@ -122,17 +140,19 @@ def _target_side(
     corpus = Corpus(run.target(target))
     keys, table = corpus.keys, corpus.table(["id", "subtask"])
     ids, subtasks = table["id"].to_pylist(), [name or target for name in table["subtask"].to_pylist()]
-    sides, meanings = [], []
+    stores, meanings = [], []
     for checkpoint, pool in zip(checkpoints, pools, strict=True):
         store = FeatureStore(run.target_features(target, checkpoint.name), keys)
         require_made_from(store, checkpoint, corpus)
         require_joinable(pool, store)
-        rows = stacked(store.shards())
-        sides.append((store.features(rows), rows.norms_R))
+        stores.append(store)
         meanings.append([pool.meaning, store.meaning])
-    usable_CV = torch.stack([usable_rows(norms_V) for _, norms_V in sides])
+    norms_CV = torch.stack([torch.cat([span.norms_R for span in store.spans()]) for store in stores])
+    usable_CV = usable_rows(norms_CV)
     members, names = _members(ids, subtasks, usable_CV.all(dim=0), config)
-    directions = [subtask_directions(*side, members, names, config.subtasks) for side in sides]
+    for norms_V in norms_CV:
+        usable_members(norms_V, members, names)  # a subtask without a direction is said before the pool is read
+    directions = StoredDirections(stores, members, names, config.subtasks)
     inputs = fingerprint([config.decisive, list(weights), subtasks, meanings])
     return TargetSide(target, names, directions, int((~usable_CV).sum(dim=1).max()), inputs)
 
@@ -143,7 +163,7 @@ def require_made_from(store: FeatureStore, checkpoint: Origin, corpus: Corpus) -
     if isinstance(checkpoint, Checkpoint):
         now["checkpoint"] = checkpoint.fingerprint()
     if isinstance(checkpoint, TunedOrigin):
-        now["tuned"] = checkpoint.fingerprint
+        now["tuned"] = checkpoint.fingerprint()
     for field, value in now.items():
         if store.meaning.get(field, value) != value:
             where = f"{store.folder} against what the run folder has now"
@@ -167,16 +187,16 @@ def pool_influences(
     """Inf(z, j) of every target, float32 [N, G] each, from one pass over the pool's stores; NaN for rows that one of
     the stores lacks."""
     sizes = [len(side.subtasks) for side in sides]
+    directions_of_all = zip(*(side.directions for side in sides), strict=True)
     total_NG = torch.zeros(pools[0].num_corpus_rows, sum(sizes))
     with (
         Progress("score", sum(pool.num_rows for pool in pools)) as progress,
         compute_threads(THREADS_PER_CORE) as threads,
     ):
-        for index, (pool, weight) in enumerate(zip(pools, weights, strict=True)):
-            directions_GK = torch.cat([side.directions[index] for side in sides])
+        for pool, weight, directions in zip(pools, weights, directions_of_all, strict=True):
             stored_MG = total_NG if pool.positions is None else total_NG[pool.positions]
             start = 0
-            for scores_RG in _span_scores(threads, pool, directions_GK):
+            for scores_RG in _span_scores(threads, pool, torch.cat(directions)):
                 stop = start + len(scores_RG)
                 stored_MG[start:stop].add_(scores_RG, alpha=weight)
                 progress.advance(stop - start)

@@ -11,7 +11,7 @@ from gradsift.baselines import TOV, Drop, loss_drop
 from gradsift.encoding import Corpus
 from gradsift.errors import RunFolderError
 from gradsift.features import SoleOrigin, TunedOrigin
-from gradsift.machine import MANIFEST, RunFolder, fingerprint, pick_device, read_record
+from gradsift.machine import MANIFEST, RunFolder, pick_device, read_record
 from gradsift.model import ModelConfig, add_lora, load_base_model, quiet_peft
 from gradsift.selection import ScoreConfig
 from gradsift.stages.baseline import stored_numbers, write_numbers
@@ -92,7 +92,7 @@ class TovStage:
             raise RunFolderError(f"{folder}: nothing was trained on target {target} yet: run `gradsift warmup` first")
         record = read_record(folder / MANIFEST)
         require_whole(record)
-        return TunedOrigin(target, folder, fingerprint(dict(record.files)))
+        return TunedOrigin(target, folder, record.files)
 
     def score(self, targets: Sequence[str], config: ScoreConfig) -> None:
         """Write the fall of each row's loss as its score, the same for all subtasks of a target."""

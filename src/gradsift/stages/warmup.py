@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gradsift.baselines import EMBEDDING, REPRESENTATIONS
+from gradsift.baselines import EMBEDDING, REPRESENTATIONS, TOV
 from gradsift.encoding import Corpus
 from gradsift.errors import ConfigError
 from gradsift.gradients import probe
@@ -28,7 +28,7 @@ from gradsift.model import (
 from gradsift.stages.warmup_files import checkpoint_files, keep_base
 from gradsift.training import TRAINER_FOLDER, Training, TrainingConfig, finetune
 
-TAKEN_NAMES = frozenset({*REPRESENTATIONS, EMBEDDING})
+TAKEN_NAMES = frozenset({*REPRESENTATIONS, EMBEDDING, TOV})
 """Names of stores that are no checkpoint's."""
 
 

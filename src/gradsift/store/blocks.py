@@ -18,6 +18,10 @@ from gradsift.store.headers import Header, Rows
 
 BLOCK_VALUES = 1 << 20
 """Values of a block: their float32 copies are 4 MB, which stay in a core's share of the cache."""
+LEAST_BLOCK_ROWS = 32
+"""Of longer rows a block has so many: each pass over the directions serves a block's rows alone …"""
+MOST_BLOCK_VALUES = 1 << 22
+"""… while they have no more values than these: 8 MB in float16 for each thread."""
 QUANTISED_BLOCK_BYTES = 6 << 20
 """Bytes of a block of quantised rows, which are multiplied as they are: 384 rows of 131,072 values of 1 bit."""
 BLOCKS_IN_SPAN = 8
@@ -52,7 +56,9 @@ def spans_of(header: Header) -> Iterator[Span]:
 
 def block_rows(dtype: torch.dtype, width: int) -> int:
     """Rows that make a block, which are stored as `width` numbers of that dtype each."""
-    return max(1, (QUANTISED_BLOCK_BYTES if dtype == torch.int8 else BLOCK_VALUES) // width)
+    if dtype == torch.int8:
+        return max(1, QUANTISED_BLOCK_BYTES // width)
+    return max(1, BLOCK_VALUES // width, min(LEAST_BLOCK_ROWS, MOST_BLOCK_VALUES // width))
 
 
 def _numbers(header: Header) -> tuple[Tensor, Tensor]:

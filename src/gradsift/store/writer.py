@@ -106,11 +106,6 @@ class StoreWriter:
         """Positions in the corpus of a shard's rows."""
         return self._rows[shard]
 
-    def bounds(self, shard: int) -> tuple[int, int]:
-        """First row of a shard of a store of all rows, and the row after its last."""
-        assert self._listed is None
-        return self._rows[shard][0], self._rows[shard][-1] + 1
-
     def missing(self) -> list[int]:
         """The shards that are not there, or hold other rows than they should, or in another dtype."""
         return [shard for shard in self._rows if not self._is_whole(shard)]
