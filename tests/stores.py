@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from gradsift.store.builder import ShardBuilder
 from gradsift.store.store import FeatureStore
 from gradsift.store.writer import StoreWriter
 
@@ -43,3 +47,18 @@ def written(folder: Path, values: torch.Tensor, **changes: Any) -> FeatureStore:
     for shard in writer.missing():
         writer.write(shard, values[list(writer.rows(shard))])
     return writer.finish()
+
+
+@contextmanager
+def stopped_after_a_shard(part: str = "") -> Iterator[None]:
+    """Ctrl-C in place of the second shard of the stores whose path has that part."""
+    write = StoreWriter.write_built
+
+    def stopped(writer: StoreWriter, shard: int, builder: ShardBuilder) -> None:
+        if shard == 1 and (not part or part in writer.folder.parts):
+            raise KeyboardInterrupt
+        write(writer, shard, builder)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(StoreWriter, "write_built", stopped)
+        yield

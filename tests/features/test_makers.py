@@ -9,13 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from runs import gradsift, largest_relative_error, stored_features, tiny_run
+from stores import stopped_after_a_shard
 
 from gradsift.baselines.methods import own_strategy
 from gradsift.baselines.representations import REPRESENTATIONS
 from gradsift.machine.artifact import read_json
 from gradsift.machine.records import read_record, write_record
-from gradsift.store.builder import ShardBuilder
-from gradsift.store.writer import StoreWriter
 
 MATCHED = [name for name, kind in REPRESENTATIONS.items() if not kind.is_score]
 
@@ -89,19 +88,9 @@ def test_rds_plus_selects_in_turns_unless_told_otherwise(tmp_path: Path, tiny_mo
 
 
 @pytest.mark.parametrize("method", MATCHED)
-def test_a_run_that_is_stopped_between_shards_goes_on(
-    tmp_path: Path, tiny_model_folder: Path, method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_is_stopped_between_shards_goes_on(tmp_path: Path, tiny_model_folder: Path, method: str) -> None:
     config = tiny_run(tmp_path, tiny_model_folder)
-    write = StoreWriter.write_built
-
-    def stopped_after_one(writer: StoreWriter, shard: int, builder: ShardBuilder) -> None:
-        if shard == 1:
-            raise KeyboardInterrupt
-        write(writer, shard, builder)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(StoreWriter, "write_built", stopped_after_one)
+    with stopped_after_a_shard():
         assert select(config, method) == 130
     before = shard_times(store_at(tmp_path, method))
     assert list(before) == ["shard-00000.safetensors"]

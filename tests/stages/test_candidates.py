@@ -12,11 +12,10 @@ import pytest
 import torch
 import yaml
 from runs import conversation, gradsift, stored_features, tiny_run, write_jsonl
+from stores import stopped_after_a_shard
 
 from gradsift.baselines import EMBEDDING, TOV, methods
 from gradsift.machine.artifact import read_json
-from gradsift.store.builder import ShardBuilder
-from gradsift.store.writer import StoreWriter
 
 CANDIDATES = "features.candidates={method: bm25, fraction: 0.4}"
 ALONE = "features.tokens_per_batch=1"
@@ -180,17 +179,8 @@ def test_stopped_between_shards_nothing_is_made_twice(
     run: Any,
     first: tuple[str, ...],
     then: tuple[str, ...],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    write = StoreWriter.write_built
-
-    def stopped_after_one(writer: StoreWriter, shard: int, builder: ShardBuilder) -> None:
-        if shard == 1:
-            raise KeyboardInterrupt
-        write(writer, shard, builder)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(StoreWriter, "write_built", stopped_after_one)
+    with stopped_after_a_shard():
         assert run(*first) == 130
     before = shard_times(begun)
     assert len(before) == 1

@@ -12,13 +12,12 @@ import pytest
 import torch
 import yaml
 from runs import conversation, gradsift, largest_relative_error, stored_features, tiny_run, write_jsonl
+from stores import stopped_after_a_shard
 
 from gradsift.config import load_config
 from gradsift.encoding import Corpus, pad_rows
 from gradsift.machine.artifact import read_json
 from gradsift.model import ModelConfig, load_finetuned
-from gradsift.store.builder import ShardBuilder
-from gradsift.store.writer import StoreWriter
 
 UNTIL_SELECT = ("--until", "select", "select.method=tov")
 
@@ -163,25 +162,18 @@ def test_a_run_that_is_stopped_in_training_and_between_shards_ends_alike(
     finished: Path, tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_run(tmp_path, tiny_model_folder)
-    write, marked = StoreWriter.write_built, Path.touch
-
-    def stopped_after_one(writer: StoreWriter, shard: int, builder: ShardBuilder) -> None:
-        if shard == 1 and "tov" in writer.folder.parts:
-            raise KeyboardInterrupt
-        write(writer, shard, builder)
+    marked = Path.touch
 
     def stopped_after_an_epoch(path: Path, *arguments: Any) -> None:
         marked(path, *arguments)
         if path.name == "complete":
             raise KeyboardInterrupt
 
-    for name, owner, stopped in (
-        ("touch", Path, stopped_after_an_epoch),
-        ("write_built", StoreWriter, stopped_after_one),
-    ):
-        with monkeypatch.context() as patched:
-            patched.setattr(owner, name, stopped)
-            assert gradsift("run", config, *UNTIL_SELECT) == 130
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "touch", stopped_after_an_epoch)
+        assert gradsift("run", config, *UNTIL_SELECT) == 130
+    with stopped_after_a_shard("tov"):
+        assert gradsift("run", config, *UNTIL_SELECT) == 130
     assert gradsift("run", config, *UNTIL_SELECT) == 0
     for file in ("selection/sums/tov.jsonl", "tov/sums/adapter_model.safetensors"):
         assert (tmp_path / "run" / file).read_bytes() == (finished / "run" / file).read_bytes()
