@@ -23,6 +23,7 @@ from gradsift.features import FeaturesConfig, gives_dim_or_kind
 from gradsift.influence_check import CheckConfig
 from gradsift.machine import RunFolder, atomic_open, first_difference, is_read_only, read_record
 from gradsift.model import ModelConfig
+from gradsift.overrides import MAX_SHOWN, override_values
 from gradsift.presets import DEFAULT_PRESET, PAPER, PRESET_OF_BEFORE, PRESETS, PresetName, filled
 from gradsift.selection import ArmConfig, CompareConfig, ScoreConfig, SelectConfig
 from gradsift.stages import TovConfig, TrainConfig, WarmupConfig
@@ -51,10 +52,6 @@ PATH_KEYS = ("run_dir", "path", "test_path", "dataset_dir", "name_or_path", "tem
 """Keys whose value may begin with `~`."""
 LARGEST = 2**63
 MAX_RUN_DIR = 3000
-MAX_PARENTS = 20
-"""Parts of a key before its last."""
-MAX_SHOWN = 200
-"""Characters of a value in an error."""
 
 
 class BaselinesConfig(BaseModel):
@@ -235,7 +232,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds no keys; see the README for a config")
     for override in overrides:
-        _override(values, override)
+        override_values(values, override)
     config = _validated(path, values)
     if "preset" in values:
         return config
@@ -312,59 +309,6 @@ def _problem_of_text(text: str, is_path: bool) -> str | None:
     except RuntimeError:
         return f"there is no user of the name that {text[:MAX_SHOWN]!r} begins with"
     return None
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    """Set `a.b.c=value`; lists are addressed by position or by the `name` of their entry."""
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"{override[:MAX_SHOWN]!r} is not key=value")
-    try:
-        value = parsed_yaml(text)
-    except ConfigError as error:
-        raise ConfigError(f"{override[:MAX_SHOWN]!r}: the value {error}") from error
-    *parents, last = key.split(".")
-    if len(parents) > MAX_PARENTS:
-        raise ConfigError(f"{key[:MAX_SHOWN]}: there is no such place in the config")
-    _list_what_stands_alone(values, parents)
-    place: Any = values
-    for part in parents:
-        place = _step(place, part, key)
-    if isinstance(place, list):
-        _step(place, last, key)
-        place[_position(place, last)] = value
-    elif isinstance(place, dict):
-        place[last] = value
-    else:
-        raise ConfigError(f"{key}: there is no such place in the config")
-
-
-def _list_what_stands_alone(values: dict[str, Any], parents: Sequence[str]) -> None:
-    """One source or target, written without a list, can be addressed as the list's only entry."""
-    section, *below = parents or [""]
-    alone = values.get(section) if section in ("pool", "targets") else None
-    if isinstance(alone, dict) and below and (below[0].isdecimal() or below[0] == alone.get("name")):
-        values[section] = [alone]
-
-
-def _step(place: Any, part: str, key: str) -> Any:
-    if isinstance(place, list):
-        position = _position(place, part)
-        if position is None:
-            raise ConfigError(f"{key}: the list has no entry {part!r}")
-        return place[position]
-    if not isinstance(place, dict):
-        raise ConfigError(f"{key}: there is no such place in the config")
-    if place.get(part) is None:
-        place[part] = {}
-    return place[part]
-
-
-def _position(entries: list[Any], part: str) -> Any:
-    if re.fullmatch("[0-9]{1,6}", part):
-        return int(part) if int(part) < len(entries) else None
-    names = [entry.get("name") if isinstance(entry, dict) else None for entry in entries]
-    return names.index(part) if part in names else None
 
 
 def _first_problem(error: ValidationError) -> str:

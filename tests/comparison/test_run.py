@@ -16,7 +16,6 @@ from gradsift.comparison import run
 from gradsift.comparison.plan import cells
 from gradsift.config import load_config
 from gradsift.machine.artifact import read_json, read_parquet
-from gradsift.machine.records import read_record, write_record
 
 METHODS = ["less", "random", "rds", "full"]
 
@@ -163,17 +162,11 @@ def test_a_cell_whose_predictions_were_cut_is_made_again(compared: Path) -> None
     assert predictions.read_bytes() == before
 
 
-def test_a_record_that_said_the_dtype_of_representations_is_believed(compared: Path) -> None:
+def test_the_dtype_of_representations_decides_a_cell_where_it_is_not_the_stores(compared: Path) -> None:
     config = load_config(compared / "config.yaml")
-    cell = next(cells(config))
-    path = run._record_path(config, cell)
-    before, record = path.read_bytes(), read_record(path)
-    said = run._inputs_when_both_were_said(config, cell)
-    assert said not in (None, run._inputs(config, cell))
-    write_record(path, {**record.facts, "inputs": said}, [path.parent / name for name in record.files])
-    assert len(run.finished(config)) == 9
-    assert not run.finished(load_config(compared / "config.yaml", ["features.representation_dtype=float16"]))
-    path.write_bytes(before)
+    alike, other = (f"features.representation_dtype={dtype}" for dtype in (config.features.store_dtype, "float16"))
+    assert len(run.finished(load_config(compared / "config.yaml", [alike]))) == 9
+    assert not run.finished(load_config(compared / "config.yaml", [other]))
 
 
 def test_the_table_alone_does_not_say_that_a_cut_cell_is_made_again(

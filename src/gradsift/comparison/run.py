@@ -1,24 +1,22 @@
 """`compare`: makes the cells that are missing, one after the other, and writes the table and plots of those there are.
 
-Each seed is a run folder below RUN/comparison, which shares the encoded pool and targets of RUN; an arm whose features
-or scores are others than the run's has one beside it, which shares the seed's warmup. A cell is done when its record is
+Each seed is a run folder below RUN/comparison; an arm whose features or scores are others than the run's has one beside
+it (`preparation`: what they share). A cell is done when its record is
 written, and is made again when what it comes from has changed. Processes that are given different seeds may work side
 by side.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gradsift.baselines import BASELINES, EMBEDDING, REPRESENTATIONS, TOV
-from gradsift.comparison.costs import Watch, less_flops, representation_flops, tov_flops, training_flops
+from gradsift.baselines import TOV
+from gradsift.comparison.costs import Watch, training_flops
 from gradsift.comparison.outcomes import Outcome
 from gradsift.comparison.plan import (
     Cell,
@@ -30,6 +28,7 @@ from gradsift.comparison.plan import (
     seed_config,
 )
 from gradsift.comparison.plots import draw
+from gradsift.comparison.preparation import prepare, prepared_cost, share_data
 from gradsift.comparison.table import write_table
 from gradsift.config import RunConfig, keep_config, require_kept
 from gradsift.encoding import Corpus
@@ -37,7 +36,6 @@ from gradsift.errors import RunFolderError
 from gradsift.evaluation import PREDICTIONS_FILE
 from gradsift.machine import (
     MANIFEST,
-    RunFolder,
     duration,
     fingerprint,
     finished_facts,
@@ -51,19 +49,16 @@ from gradsift.pipeline import (
     encode_stage,
     evaluate_stage,
     evaluation_of,
-    features_stage,
     require_embedder,
     score_stage,
     select_stage,
     train_stage,
-    warmup_stage,
     write_environment,
 )
 from gradsift.stages import read_selection
 
 logger = logging.getLogger(__name__)
 
-SHARED_FOLDERS = ("pool", "targets")
 DECISIVE = {
     *("seed", "model", "pool", "targets", "encoding", "warmup"),
     *("features", "baselines", "score", "select", "train", "evaluate"),
@@ -75,10 +70,6 @@ NEWER = (
     *(("normalize", "none"), ("less_strategy", "top"), ("candidates", None)),
 )
 """Keys that came later, and what was done before."""
-SEEDLESS = (*REPRESENTATIONS, EMBEDDING)
-"""Methods whose features no seed changes."""
-BEFORE_TOV = "loss"
-"""The method whose features are the losses that `tov` starts from."""
 
 
 def compare(config: RunConfig) -> str:
@@ -155,39 +146,22 @@ def _is_done(config: RunConfig, cell: Cell) -> bool:
 def _facts_of(config: RunConfig, cell: Cell) -> Mapping[str, Any] | None:
     """What a record of these settings says; None where there is none, or its predictions aren't as they were."""
     facts = finished_facts(_record_path(config, cell), [], RECORD_KEYS)
-    accepted = (_inputs(config, cell), _inputs_when_both_were_said(config, cell))
-    return facts if facts is not None and facts["inputs"] in accepted else None
+    return facts if facts is not None and facts["inputs"] == _inputs(config, cell) else None
 
 
 def _inputs(config: RunConfig, cell: Cell) -> str:
     """What decides a cell, as far as the config says it; a changed pool is refused when it is encoded."""
-    settings = _decisive(config, cell)
-    if _alike_in_dtype(settings):
-        del settings["features"]["representation_dtype"]
-    return fingerprint(_as_before(settings))
-
-
-def _inputs_when_both_were_said(config: RunConfig, cell: Cell) -> str | None:
-    """Of records of before, where the dtype of representations stood although it is the stores'."""
-    settings = _decisive(config, cell)
-    return fingerprint(_as_before(settings)) if _alike_in_dtype(settings) else None
-
-
-def _alike_in_dtype(settings: Mapping[str, Any]) -> bool:
-    features = settings["features"]
-    return bool(features["representation_dtype"] == features["store_dtype"])
-
-
-def _decisive(config: RunConfig, cell: Cell) -> dict[str, Any]:
     own = cell_config(config, cell)
     settings = own.model_dump(mode="json", include=DECISIVE)
     for key in own.select.idle_keys:
         del settings["select"][key]
+    if own.features.representation_dtype == own.features.store_dtype:  # as before there was the key
+        del settings["features"]["representation_dtype"]
     if "less" not in own.select.methods:
         del settings["features"]["candidates"]
     if TOV not in (*own.select.methods, (settings["features"].get("candidates") or {}).get("method")):
         del settings["baselines"]["tov"]
-    return settings
+    return fingerprint(_as_before(settings))
 
 
 def _as_before(value: Any) -> Any:
@@ -215,152 +189,16 @@ def _do(config: RunConfig, cell: Cell) -> None:
     logger.info("compare: seed %d, %s, %s", cell.seed, cell.target, cell.name)
     remove_record(_record_path(config, cell))
     with locked(seeded.run.path):  # and whatever stands beside it for an arm
-        for folder in (seeded, folder_config(config, cell.seed, cell.arm)):
-            _link_folders(folder.run, config.run, SHARED_FOLDERS)
-            keep_config(folder)
+        share_data(config, cell)
         watch = Watch(own.run.path)
         if cell.arm is None:
             evaluation_of(own).evaluate_base(own.targets[0], cell.name)
         else:
-            _prepare(config, cell)
+            prepare(config, cell)
             _train_and_evaluate(own, cell, watch)
         facts = {"inputs": _inputs(config, cell), "made_from": _made_from(config, cell)}
         predictions = [path for path in (_predictions_path(config, cell),) if path.is_file()]
         write_record(_record_path(config, cell), {**facts, **_record(config, own, cell, watch)}, predictions)
-
-
-def _link_folders(run: RunFolder, holder: RunFolder, names: Sequence[str]) -> None:
-    """Links to those of the folders that the holder has."""
-    for name in names:
-        if (holder.path / name).is_dir() and run != holder:
-            _link(run.path / name, holder.path / name)
-
-
-def _link(link: Path, folder: Path) -> None:
-    """A link that still holds when RUN is moved. Raises RunFolderError where something else is in its place."""
-    if link.exists() and not link.samefile(folder):
-        raise RunFolderError(f"{link}: isn't a link to {folder}: delete it, and it is made again")
-    if not link.is_symlink():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(os.path.relpath(folder, link.parent), target_is_directory=True)
-
-
-def _prepare(config: RunConfig, cell: Cell) -> None:
-    """What cells share, where their methods need it: warmup and features; what picks candidates comes first.
-
-    The seed's folder holds trainings, and features too, but for those that no seed changes, which RUN holds. An arm's
-    own folder has links to them, and holds the features that are made otherwise than the run's.
-    """
-    seeded, own = seed_config(config, cell.seed), folder_config(config, cell.seed, cell.arm)
-    if own.features != config.features and (own.run.path / "features").is_symlink():
-        (own.run.path / "features").unlink()  # of the arm as it was before it had its own
-    for method, target in _preparations(own, cell):
-        if method not in SEEDLESS:
-            with Watch(seeded.run.path).timed(_shared_piece("warmup", method, target)):
-                warmup_stage(_narrowed(seeded, method, target))
-            _link_folders(own.run, seeded.run, ("warmup", "tov"))
-        holder = _holder(config, cell, method)
-        with _held(config, holder), _watch_of(config, holder).timed(_shared_piece("features", method, target)):
-            features_stage(_narrowed(holder, method, target))
-        _link_features(config, cell, method, target)
-        if _has_candidates_of_its_own(config, cell, method):
-            with Watch(own.run.path).timed(_shared_piece("features", method, target)):
-                features_stage(_narrowed(own, method, target))
-
-
-def _narrowed(config: RunConfig, method: str, target: str | None) -> RunConfig:
-    """The config for that method alone, and that target, unless it is None."""
-    targets = [item for item in config.targets if target in (None, item.name)]
-    select = config.select.model_copy(update={"method": method})
-    return config.model_copy(update={"select": select, "targets": targets})
-
-
-def _holder(config: RunConfig, cell: Cell, method: str) -> RunConfig:
-    """The config of the folder that has a method's features for a cell."""
-    own = folder_config(config, cell.seed, cell.arm)
-    is_own = own.features != config.features
-    if method != "less":
-        is_own = _stored_as(own) != _stored_as(config)
-    if is_own:
-        return own
-    return config if method in SEEDLESS else seed_config(config, cell.seed)
-
-
-def _has_candidates_of_its_own(config: RunConfig, cell: Cell, method: str) -> bool:
-    """Whether an arm's scores pick other candidates than the seed's, whose stores have to hold them too."""
-    own = folder_config(config, cell.seed, cell.arm)
-    is_shared = own.features == config.features and own.score != config.score
-    return method == "less" and own.features.candidates is not None and is_shared
-
-
-def _stored_as(config: RunConfig) -> tuple[str, int]:
-    """What of `features` decides stores that are no gradients'."""
-    return config.features.dtype_of(is_pool=True, is_representation=True), config.features.shard_rows
-
-
-def _held(config: RunConfig, holder: RunConfig) -> contextlib.AbstractContextManager[None]:
-    """The lock of RUN, which other processes work in, where that is the holder."""
-    return locked(config.run.path, wait=True) if holder.run == config.run else contextlib.nullcontext()
-
-
-def _watch_of(config: RunConfig, holder: RunConfig) -> Watch:
-    """The time of features is kept with them; of those of RUN, with the comparison."""
-    return Watch(comparison_folder(config) if holder.run == config.run else holder.run.path)
-
-
-def _link_features(config: RunConfig, cell: Cell, method: str, target: str | None) -> None:
-    """A method's features in the folders that don't hold them: the seed's, and the arm's own."""
-    seeded, own, holder = (
-        seed_config(config, cell.seed).run,
-        folder_config(config, cell.seed, cell.arm),
-        _holder(config, cell, method).run,
-    )
-    if holder == config.run:
-        _link_stores(seeded, holder, config, method, target)
-    if own.features == config.features:
-        _link_folders(own.run, seeded, ("features",))
-    else:
-        _link_stores(own.run, holder, config, method, target)
-
-
-def _link_stores(run: RunFolder, holder: RunFolder, config: RunConfig, method: str, target: str | None) -> None:
-    """Links to a method's stores, of the pool and of all targets, as far as there are any."""
-    if run == holder:
-        return
-    name = method if target is None else f"{method}/{target}"
-    for link, folder in zip(_stores(run, config, name), _stores(holder, config, name), strict=True):
-        if folder.is_dir():
-            _link(link, folder)
-
-
-def _stores(run: RunFolder, config: RunConfig, name: str) -> list[Path]:
-    return [run.pool_features(name), *(run.target_features(target.name, name) for target in config.targets)]
-
-
-def _preparations(config: RunConfig, cell: Cell) -> list[tuple[str, str | None]]:
-    """The methods whose warmup and features a cell takes, in their order, each once: for all targets (None) or, of
-    `tov`, for one: the cell's own, or each where candidates are picked by it."""
-    assert cell.arm is not None
-    found = [item for method in cell.arm.methods for item in _preparations_of(config, method, cell.target)]
-    return list(dict.fromkeys(found))
-
-
-def _preparations_of(config: RunConfig, method: str, target: str) -> list[tuple[str, str | None]]:
-    candidates = config.features.candidates
-    if method == TOV:
-        return [(BEFORE_TOV, None), (TOV, target)]
-    if method != "less" or candidates is None:
-        return [(method, None)]
-    if candidates.method == TOV:
-        return [(BEFORE_TOV, None), *((TOV, item.name) for item in config.targets), (method, None)]
-    return [(candidates.method, None), (method, None)]
-
-
-def _shared_piece(stage: str, method: str, target: str | None) -> str:
-    """The name of work that cells share: one warmup, the features of a method, what `tov` makes for a target."""
-    if target is not None:
-        return f"{stage}/{method}/{target}"
-    return stage if stage == "warmup" else f"{stage}/{method}"
 
 
 def _train_and_evaluate(own: RunConfig, cell: Cell, watch: Watch) -> None:
@@ -410,31 +248,9 @@ def _figures(own: RunConfig, cell: Cell) -> dict[str, Any]:
 
 
 def _selection_cost(config: RunConfig, cell: Cell, watch: Watch) -> dict[str, float | None]:
-    """Warmup and features are made once for all targets, and counted in full for each, but for those of `tov`, which
-    are the target's own; None: not known."""
-    seconds = watch.of(_piece("score", cell), _piece("select", cell))
-    flops: float | None = 0.0
-    trained = Watch(seed_config(config, cell.seed).run.path)
-    for method, target in _preparations(folder_config(config, cell.seed, cell.arm), cell):
-        if method in BASELINES:
-            continue
-        seconds += _watch_of(config, _holder(config, cell, method)).of(_shared_piece("features", method, target))
-        if _has_candidates_of_its_own(config, cell, method):
-            seconds += watch.of(_shared_piece("features", method, target))
-        if method not in SEEDLESS:
-            seconds += trained.of(_shared_piece("warmup", method, target))
-        more = _flops(config, cell, method, target)
-        flops = None if flops is None or more is None else flops + more
-    return {"seconds": seconds, "flops": flops}
-
-
-def _flops(config: RunConfig, cell: Cell, method: str, target: str | None) -> float | None:
-    """Of what a method takes before it scores; None: not known."""
-    if method in SEEDLESS:
-        return representation_flops(config, method) if method in REPRESENTATIONS else None
-    if target is not None:
-        return tov_flops(seed_config(config, cell.seed), target)
-    return less_flops(folder_config(config, cell.seed, cell.arm))
+    """Seconds and operations of what the selection took, the shared work counted in full; None: not known."""
+    seconds, flops = prepared_cost(config, cell)
+    return {"seconds": seconds + watch.of(_piece("score", cell), _piece("select", cell)), "flops": flops}
 
 
 def _training_cost(own: RunConfig, cell: Cell, watch: Watch) -> dict[str, float]:
